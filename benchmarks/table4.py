@@ -1,14 +1,16 @@
 """The paper's Table 4: minutes and memory for 81 frames on one and two GPUs, for each mode.
 
-Every row measures a few steps of the sampler and the autoencoder with random weights, and projects 40 steps: 91
-evaluations of the network, as the released guidance needs (two branches a step, three within the pose interval).
-`eager` is diffusers' Wan, which computes everything in every evaluation, in the same run. Prints one JSON line per row,
-and with --out writes them as a record with the machine. What was not measured is null; the paper's numbers and the
-forecast of the memory stand beside it. Text and image encoders, pose estimation and H.264 are not in the minutes.
+Every row measures a few steps of the sampler and the autoencoder with random weights, and projects the mode's steps:
+40 with the released guidance, which is 91 evaluations of the network (two branches a step, three within the pose
+interval), or 4 without guidance. `eager` is diffusers' Wan, which computes everything in every evaluation, in the same
+run. Prints one JSON line per row, and with --out writes them as a record with the machine. What was not measured is
+null, with the reason; the paper's numbers and the forecast of the memory stand beside it. Text and image encoders, pose
+estimation and H.264 are not in the minutes, nor is compilation, which stands beside them. How many evaluations `fast`
+skips depends on trained weights: its minutes are given for shares.
 
     python benchmarks/table4.py --tiny                      here, on the CPU, at small sizes
     python benchmarks/table4.py --out table4.json           on a GPU: the sizes of the paper, at most ten minutes
-    torchrun --nproc-per-node 2 benchmarks/table4.py ...    the column of two GPUs
+    torchrun --nproc-per-node 2 benchmarks/table4.py ...    the column of two GPUs, or with --tiny of two processes
 """
 
 import argparse
@@ -20,20 +22,27 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, distributed
 
-from steadydancer.models.conditions import Conditions, with_frame_mask
 from steadydancer.models.encoders import decode_chunks
-from steadydancer.models.guidance import branch_conditions, branch_velocity, in_pose_guidance_interval
+from steadydancer.models.guidance import branch_velocity, in_pose_guidance_interval
+from steadydancer.models.inference.branch_evaluation import BranchEvaluation
 from steadydancer.models.inference.step_memory import park_context_projections
+from steadydancer.models.modes import apply_mode, get_mode
 from steadydancer.models.objectives import wan_velocity
+from steadydancer.models.parallel.processes import Parallel
+from steadydancer.models.parallel.velocity import enable_context_parallelism, parallel_velocity
+from steadydancer.models.preflight.inputs import branch_inputs
 from steadydancer.models.preflight.networks import empty_network, make_wan
 from steadydancer.models.preflight.rendering import Savings, rendering_memory
 from steadydancer.models.preflight.sizes import Clip, Sizes
@@ -48,45 +57,80 @@ TINY = Sizes(
                  "freq_dim": 16, "image_dim": 8},
     vae={"base_dim": 8, "dim_mult": [1, 1, 2, 2], "num_res_blocks": 1},
 )  # fmt: skip
-DEADLINE_S = 540  # no new row is begun after this: the script is to end within ten minutes
+DEADLINE_S = 480  # no new row is begun after this: the script is to end within ten minutes
+SKIPPED_SHARES = (0.0, 0.5, 0.75)
+NEVER, ALWAYS = "fast:1e-9", "fast:1e9"  # thresholds that skip nothing, and all but the first evaluation of a branch
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: what is changed before sampling, and what the forecast is told of it."""
+    """A row of the table: a mode, how branches are evaluated and by how many processes, and what is forecast of it."""
 
     mode: str
-    savings: Savings
-    prepare: Callable[[Any], None] | None = None
-    steps: int = STEPS
-    guided: bool = True
+    way: BranchEvaluation = "interleaved"
+    parallel: Parallel | None = None
+    eager: bool = False
+    parked: bool = False
+    compiled: bool = True  # if the mode compiles
+    savings: Savings = field(default_factory=lambda: Savings(resident=("transformer",)))
+
+    @property
+    def guided(self) -> bool:
+        """Whether text and pose guide the sampling."""
+        return self.mode != "fast:distilled"
+
+    @property
+    def steps(self) -> int:
+        """Steps of a whole video."""
+        return STEPS if self.guided else 4
+
+    @property
+    def label(self) -> dict[str, Any]:
+        """What tells this row from others."""
+        if self.eager:
+            return {"mode": "eager", "by": "diffusers"}
+        more = {"parked_projections": True} if self.parked else {}
+        more |= {} if self.compiled else {"compiled": False}
+        return {"mode": self.mode, "branches": self.way, "parallel": self.parallel, **more}
 
 
-ONLY = ("transformer",)
+LOW = Savings(
+    storage_dtype=torch.float8_e4m3fn, blocks_on_gpu=2, branch_evaluation="sequential", keeps_keys_values=False,
+    tiled=True, resident=(),
+)  # fmt: skip
+ALONE = Savings(resident=("transformer",))
 ROWS = (
-    Row("eager", Savings(resident=ONLY)),
-    Row("exact", Savings(resident=ONLY)),
-    Row(
-        "exact, parked projections",
-        Savings(parked_projections=True, resident=ONLY),
-        lambda transformer: park_context_projections(transformer, "cpu"),
-    ),
+    Row("exact", eager=True),
+    Row("exact"),
+    Row("low_memory", "sequential", savings=LOW),
+    Row("fast", savings=replace(ALONE, branch_evaluation="sequential")),
+    Row("fast:distilled", savings=replace(ALONE, num_branches=1)),
+    Row("exact", compiled=False),
+    Row("exact", "batched", savings=replace(ALONE, branch_evaluation="batched")),
+    Row("exact", parked=True, savings=replace(ALONE, parked_projections=True)),
+    Row("exact", parallel="guidance"),
+    Row("exact", parallel="context"),
+    Row("fast", parallel="guidance"),
+    Row("fast:distilled", parallel="context"),
+    Row("low_memory", "sequential", parallel="guidance"),
 )
 
 
-def num_evaluations(steps: int, guided: bool) -> int:
-    """Return the evaluations of the network in a video: 91 at 40 steps with the released guidance."""
-    if not guided:
-        return steps
-    return sum(2 + in_pose_guidance_interval(step / steps, INTERVAL) for step in range(steps))
+def step_counts(row: Row) -> tuple[int, int]:
+    """Return how many steps of a video have the fewest branches, and how many have the negative pose's too."""
+    if not row.guided:
+        return row.steps, 0
+    with_pose = sum(in_pose_guidance_interval(step / row.steps, INTERVAL) for step in range(row.steps))
+    return row.steps - with_pose, with_pose
 
 
-def with_random_weights(network: Any) -> Any:
-    """Fill a network in place with small random weights."""
+def with_random_weights(network: Any, device: str) -> Any:
+    """Fill a network in place with small random weights, drawn on `device`."""
     with torch.no_grad():
         for name, weight in network.named_parameters():
             is_norm = name.endswith("weight") and weight.ndim == 1
-            weight.fill_(1) if is_norm else weight.normal_(std=0.02)
+            weight.copy_(torch.ones((), dtype=weight.dtype, device=device) if is_norm else
+                         torch.empty(weight.shape, dtype=weight.dtype, device=device).normal_(std=0.02))  # fmt: skip
         config = network.config
         if hasattr(network, "rope"):  # its tables were built without values
             rope = type(network.rope)(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
@@ -94,64 +138,116 @@ def with_random_weights(network: Any) -> Any:
     return network
 
 
-def random_conditions(config: Any, clip: Clip, dtype: torch.dtype, device: str) -> Any:
-    """Build the three branches' conditions from one seed, the same in every process."""
-    generator = torch.Generator(device).manual_seed(0)
-
-    def normal(*shape: int, its: torch.dtype = torch.float32) -> Tensor:
-        return torch.randn(1, *shape, generator=generator, device=device, dtype=its)
-
-    grid = (16, *clip.latent_grid)
-    conditions = Conditions(
-        with_frame_mask(normal(*grid)), normal(*grid), normal(257, config.image_dim), normal(257, config.image_dim),
-        normal(120, config.text_dim, its=dtype),
-    )  # fmt: skip
-    return branch_conditions(conditions, normal(126, config.text_dim, its=dtype), normal(*grid)), normal(*grid)
-
-
-def measure(row: Row, sizes: Sizes, clip: Clip, num_steps: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
-    """Measure a row: seconds of the first step, of a later evaluation and of decoding, and peak memory."""
+def build(row: Row, mode: str, sizes: Sizes, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
+    """Build the network and the autoencoder of a row, in a mode."""
     arguments = json.loads(sizes.transformer_json)
-    if row.mode == "eager":
-        make: Callable[[], Any] = lambda: make_wan({**arguments, "in_channels": 36})  # noqa: E731
+    chosen = replace(get_mode(mode), needs_distilled_lora=False)  # a merged LoRA costs nothing
+    if not row.compiled:
+        chosen = replace(chosen, compiles_blocks=False)
+    at = "cpu" if chosen.offloads else device
+    if row.eager:
+        network = empty_network(lambda: make_wan({**arguments, "in_channels": 36}), dtype, at)
     else:
-        make = lambda: SteadyDancerTransformer3DModel(**arguments)  # noqa: E731
-    network = with_random_weights(empty_network(make, dtype, device))
-    if row.prepare is not None:
-        row.prepare(network)
-    branches, noise = random_conditions(network.config, clip, dtype, device)
-    velocity = eager_velocity(network, branches) if row.mode == "eager" else branch_velocity(network, branches)
-    _reset_peak(device)
-    begun = _now(device)
-    marks: list[float] = []
+        network = empty_network(lambda: SteadyDancerTransformer3DModel(**arguments), dtype, at)
+    with_random_weights(network, device)
+    vae = with_random_weights(empty_network(lambda: AutoencoderKLWan(**sizes.vae), torch.float32, device), device)
+    if not row.eager:
+        apply_mode(SimpleNamespace(transformer=network, vae=vae), chosen, device=device)  # type: ignore[arg-type]
+    if row.parked:
+        park_context_projections(network, "cpu")
+    if row.parallel == "context":
+        enable_context_parallelism(network)
+    return network, vae
+
+
+def make_velocity(row: Row, network: Any, branches: Any) -> Any:
+    """Wrap the network of a row for the sampler."""
+    if row.eager:
+        return eager_velocity(network, branches)
+    if row.parallel is not None:
+        return parallel_velocity(row.parallel, network, branches, row.way)
+    return branch_velocity(network, branches, branch_evaluation=row.way)
+
+
+def sample(row: Row, network: Any, clip: Clip, num_steps: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """Sample a few steps, of which the first half have no pose guidance: seconds of each kind, and latents."""
+    normal = partial(torch.randn, device=device, generator=torch.Generator(device).manual_seed(0))
+    config = network.config  # from one seed, the same in every process
+    branches = branch_inputs(normal, clip.latent_grid, config.image_dim, config.text_dim, dtype=dtype,
+                             num_tokens=(120, 126))  # fmt: skip
+    noise = normal(1, 16, *clip.latent_grid)
+    velocity = make_velocity(row, network, branches)
+    half = num_steps // 2
+    marks = [_now(device)]
+    guidance: dict[str, Any] = {"pose_guidance_interval": ((half - 0.5) / num_steps, 1.0)}
     latents = denoise(
         velocity,
         noise,
         num_inference_steps=num_steps,
-        pose_guidance_scale=0,  # two evaluations in every step
         callback=lambda *_: marks.append(_now(device)),
+        **(guidance if row.guided else {"guidance_scale": 1.0, "pose_guidance_scale": 0.0}),
     )
-    peak = _peak_gb(device)
-    del network, velocity, branches
-    gc.collect()
-    vae = with_random_weights(empty_network(lambda: AutoencoderKLWan(**sizes.vae), torch.float32, device))
-    _reset_peak(device)
-    start = _now(device)
-    for _ in decode_chunks(vae, latents[0]):
-        pass
-    decoding = _now(device) - start
-    steps = [after - before for before, after in zip([begun, *marks], marks, strict=False)]
-    evaluation = statistics.median(steps[1:]) / 2
-    first = steps[0]
-    seconds = first + (num_evaluations(row.steps, row.guided) - 2) * evaluation + decoding
-    peaks = [value for value in (peak, _peak_gb(device)) if value is not None]
+    seconds = [after - before for before, after in pairwise(marks)]
+    without, with_pose = (seconds[:half], seconds[half:]) if row.guided else (seconds, [])
     return {
-        "minutes": round(seconds / 60, 4),
-        "memory_gb": round(max(peaks), 2) if peaks else None,
-        "first_step_s": round(first, 4),
-        "evaluation_s": round(evaluation, 4),
+        "first": without[0],
+        "step": statistics.median(without[1:]),
+        "first_with_pose": with_pose[0] if with_pose else 0.0,
+        "step_with_pose": statistics.median(with_pose[1:]) if with_pose else 0.0,
+        "latents": latents,
+    }
+
+
+def decode(vae: Any, latents: Tensor, device: str) -> float:
+    """Return the seconds of decoding a video."""
+    start = _now(device)
+    for _ in decode_chunks(vae, latents):
+        pass
+    return _now(device) - start
+
+
+def minutes_of(row: Row, measured: dict[str, Any], decoding: float) -> float:
+    """Project the minutes of a whole video: the first step of each kind is measured, the others are like the later."""
+    plain, with_pose = step_counts(row)
+    seconds = measured["first"] + (plain - 1) * measured["step"] + decoding
+    if with_pose:
+        seconds += measured["first_with_pose"] + (with_pose - 1) * measured["step_with_pose"]
+    return round(seconds / 60, 4)
+
+
+def measure(row: Row, sizes: Sizes, clip: Clip, num_steps: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """Measure a row; a step cache is measured where it skips nothing, and where it skips all that it can."""
+    found, peaks = [], []
+    for mode in (NEVER, ALWAYS) if row.mode == "fast" else (row.mode,):
+        network, vae = build(row, mode, sizes, dtype, device)
+        _reset_peak(device)
+        compiling = 0.0
+        if device == "cuda" and row.compiled and get_mode(mode).compiles_blocks and not row.eager:
+            start = _now(device)
+            sample(row, network, clip, 2, dtype, device)
+            compiling = _now(device) - start
+        found.append(sample(row, network, clip, num_steps, dtype, device))
+        peaks.append(_peak_gb(device))
+        del network
+        gc.collect()
+        _reset_peak(device)
+        decoding = decode(vae, found[-1].pop("latents")[0], device)
+        peaks.append(_peak_gb(device))
+        del vae
+        gc.collect()
+    known = [peak for peak in peaks if peak is not None]
+    all_minutes = [minutes_of(row, each, decoding) for each in found]
+    out: dict[str, Any] = {"minutes": all_minutes[0], "memory_gb": round(max(known), 2) if known else None}
+    if row.mode == "fast":
+        between = {share: all_minutes[0] + share * (all_minutes[1] - all_minutes[0]) for share in SKIPPED_SHARES}
+        out |= {"minutes": None, "minutes_by_skipped_share": {str(k): round(v, 4) for k, v in between.items()},
+                "why": "how many evaluations are skipped depends on trained weights"}  # fmt: skip
+    return {
+        **out,
+        **{f"{name}_s": round(value, 4) for name, value in found[0].items()},
         "decoding_s": round(decoding, 4),
-        "measured_steps": len(steps),
+        "warm_up_with_compilation_s": round(compiling, 1) if compiling else None,
+        "measured_steps": num_steps,
     }
 
 
@@ -161,27 +257,25 @@ def eager_velocity(network: Any, branches: Any) -> Any:
 
     def velocity(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
         longer = torch.cat([latents, latents[:, :, :2]], dim=2)
-        return velocity_of(longer, timestep, with_two_more_frames(branches[branch]))[:, :, : latents.shape[2]]
+        image = branches[branch].image_latents
+        conditions = branches[branch].replace(image_latents=torch.cat([image, image[:, :, :2]], dim=2))
+        return velocity_of(longer, timestep, conditions)[:, :, : latents.shape[2]]
 
     return velocity
 
 
-def with_two_more_frames(conditions: Conditions) -> Conditions:
-    """Extend the image latents by two frames."""
-    image = conditions.image_latents
-    return conditions.replace(image_latents=torch.cat([image, image[:, :, :2]], dim=2))
-
-
 def line(row: Row, gpus: int, clip: Clip, sizes: Sizes, dtype: torch.dtype, measured: dict[str, Any]) -> dict[str, Any]:
     """Put a row together: measured values or nulls, the paper's, and the forecast of the memory."""
-    has_papers_size = sizes is not TINY
-    minutes, memory = PAPER.get(row.mode, {}).get(gpus, (None, None)) if has_papers_size else (None, None)
-    forecast = rendering_memory(sizes, clip, dtype, row.savings) if row.mode != "eager" and gpus == 1 else {}
+    is_paper_size, is_main = sizes is not TINY, row.compiled and not row.parked and row.way != "batched"
+    paper = PAPER.get(row.mode, {}) if is_paper_size and is_main and not row.eager else {}
+    minutes, memory = paper.get(gpus, (None, None))
+    forecast = {} if row.eager or gpus > 1 else rendering_memory(sizes, clip, dtype, row.savings)
     counted = [forecast[phase] for phase in ("denoise", "decode_video") if phase in forecast]
+    plain, with_pose = step_counts(row)
     return {
-        "benchmark": "table4", "mode": row.mode, "gpus": gpus, "frames": clip.num_frames,
+        "benchmark": "table4", **row.label, "gpus": gpus, "frames": clip.num_frames,
         "size": [clip.height, clip.width], "steps": row.steps,
-        "evaluations": num_evaluations(row.steps, row.guided), "minutes": None, "memory_gb": None, **measured,
+        "evaluations": plain * (2 if row.guided else 1) + 3 * with_pose, "minutes": None, "memory_gb": None, **measured,
         "forecast_gb": round(max(counted) / 1e9, 2) if counted else None,
         "paper_minutes": minutes, "paper_gb": memory,
     }  # fmt: skip
@@ -219,37 +313,55 @@ def _peak_gb(device: str) -> float | None:
     return torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else None
 
 
+def measured_or_reason(row: Row, missing: str | None, is_late: bool, run: Callable[[], dict[str, Any]]) -> Any:
+    """Measure a row, or say why it was not."""
+    why = missing or ("no time left" if is_late else None)
+    if why is not None:
+        return {"why": why}
+    try:
+        return run()
+    except torch.cuda.OutOfMemoryError as error:
+        return {"why": f"out of memory: {str(error).splitlines()[0]}"}
+
+
 def main() -> None:
     """Measure all rows that this machine can run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="use small sizes on the CPU")
-    parser.add_argument("--measured-steps", type=int, default=4, help="steps that are measured, at least 3")
+    parser.add_argument("--measured-steps", type=int, default=4, help="steps that are measured, at least 4 and even")
     parser.add_argument("--out", type=Path, help="write the rows and the machine to this file")
     options = parser.parse_args()
     device, start = "cpu" if options.tiny else "cuda", time.perf_counter()
     clip, sizes = (Clip(9, 64, 48), TINY) if options.tiny else (Clip(), Sizes())
     dtype = torch.float32 if options.tiny else torch.bfloat16
     missing = None if device == "cpu" or torch.cuda.is_available() else "no accelerator"
-    lines = []
+    num_steps = max(options.measured_steps, 4) // 2 * 2
+    lines: list[dict[str, Any]] = []
     with processes(device if missing is None else "cpu") as (rank, gpus):
         for row in ROWS:
-            why = missing
-            if why is None and time.perf_counter() - start > DEADLINE_S:
-                why = "no time left"
-            if why is None and gpus > 1:
-                why = "not run on several processes"
-            measured: dict[str, Any] = {"why": why} if why else {}
-            if why is None:
-                try:
-                    measured = measure(row, sizes, clip, max(options.measured_steps, 3), dtype, device)
-                except torch.cuda.OutOfMemoryError as error:
-                    measured = {"why": f"out of memory: {str(error).splitlines()[0]}"}
-                gc.collect()
-            lines.append(line(row, gpus, clip, sizes, dtype, measured))
+            if gpus > 1 and row.parallel is None:
+                continue  # they are in the column of one GPU
+            alone = "of two processes: run it by torchrun" if gpus == 1 and row.parallel else None
+            is_late = _agreed(time.perf_counter() - start > DEADLINE_S, gpus, device)
+            run = lambda row=row: measure(row, sizes, clip, num_steps, dtype, device)  # noqa: E731
+            lines.append(line(row, gpus, clip, sizes, dtype, measured_or_reason(row, missing or alone, is_late, run)))
+            gc.collect()
+            base = lines[0]["minutes"] if lines[0]["mode"] == "eager" else None
+            if base and lines[-1]["minutes"]:
+                lines[-1]["times_faster_than_eager"] = round(base / lines[-1]["minutes"], 2)
             if rank == 0:
                 print(json.dumps(lines[-1]), flush=True)
     if options.out and rank == 0:
         options.out.write_text(json.dumps({"machine": machine(device), "rows": lines}, indent=2) + "\n")
+
+
+def _agreed(is_late: bool, gpus: int, device: str) -> bool:
+    """Return whether the first process is late: all have to begin the same rows."""
+    if gpus == 1:
+        return is_late
+    said = torch.tensor([is_late], device=device)
+    distributed.broadcast(said, src=0)
+    return bool(said.item())
 
 
 def machine(device: str) -> dict[str, Any]:
