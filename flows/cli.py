@@ -20,6 +20,7 @@ from .commands.jobs import cache, curate, evaluate, train
 from .commands.latents import repair, verify
 from .commands.pick import pick
 from .commands.render import render
+from .commands.reproduce import reproduce
 from .commands.selection import refilter
 from .commands.weights import weights
 
@@ -74,6 +75,7 @@ for command in (
     xdance,
     stitch,
     demo,
+    reproduce,
     convert,
     weights,
     export,

@@ -56,6 +56,7 @@ def _random_modules(model: Any) -> dict[str, nn.Module]:
             config.alignment_axis,
             config.pose_modulation_modules,
             temporal_kernel_size=config.temporal_kernel_size,
+            start_gap_module=config.start_gap_module,
         )
     }
     if config.pose_fusion == "adapter":

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .start_gap import StartGapModule, make_start_gap_module
+
 AlignmentAxis = Literal["temporal", "spatial"]
 PoseModule = Literal["spatial", "temporal", "alignment"]
 POSE_MODULES: tuple[PoseModule, ...] = ("spatial", "temporal", "alignment")  # SSAE, TMCM, FAAU
@@ -203,6 +205,8 @@ class PoseModulation(nn.Module):
 
     `modules` names the active modules; the paper's network has all three. Without S or T, the sum lacks that term.
     Without FAAU there is no p† and p* is used alone. Without all three, p* is p.
+
+    `start_gap_module` is one of the paper's alternatives to pose simulation, which changes p before all others.
     """
 
     def __init__(
@@ -212,6 +216,7 @@ class PoseModulation(nn.Module):
         modules: Sequence[PoseModule] = POSE_MODULES,
         alignment_dropout: float = 0.0,
         temporal_kernel_size: int = 3,
+        start_gap_module: StartGapModule = "none",
     ) -> None:
         super().__init__()
         if unknown := set(modules) - set(POSE_MODULES):
@@ -226,6 +231,7 @@ class PoseModulation(nn.Module):
                 channels, alignment_axis=alignment_axis, dropout=alignment_dropout
             )
         self.out_channels = channels * (1 if self.alignment is None else 2)
+        self.start_gap = make_start_gap_module(start_gap_module, channels)
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -238,6 +244,8 @@ class PoseModulation(nn.Module):
         Returns p* of the same shape, in the modules' float type.
         """
         pose_latents = pose_latents.to(dtype=self.dtype)
+        if self.start_gap is not None:
+            pose_latents = self.start_gap(pose_latents)
         fused = pose_latents
         if self.spatial is not None:
             fused = fused + self.spatial(pose_latents)

@@ -54,6 +54,7 @@ from .inference.step_caches import separate_contexts, with_attention_names
 from .inference.step_memory import BlockContext, CrossAttention, StepMemory, compute_once
 from .initialisation import state_from_wan
 from .pose_modulation import POSE_MODULES, AlignmentAxis, PoseModulation, PoseModule
+from .start_gap import StartGapModule, make_start_gap_module
 
 # Context parallelism: the adapter's features are split along the tokens, as the tokens are.
 _SPLIT_TOKENS = {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)}
@@ -79,7 +80,9 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
     - `condition_augmentation`: whether there are the two reference frames and the second image feature (Eq. 4);
     - `pose_fusion`: "concatenation" (Eq. 3), "latent_addition" (Eq. 2: pose latents are added to the image's, without
       new parameters), "addition" (the pose has its own embedding, which is added to the embedded video) or "adapter"
-      (pose features are added after every block).
+      (pose features are added after every block);
+    - `start_gap_module`: "none", or one of appendix B.1's alternatives to pose simulation: "warping", "generator" or
+      "mapping" (`start_gap`). A stage 3 adds it to the network of its parent (`add_start_gap_module`).
     """
 
     _repeated_blocks = ["BranchBlock"]  # noqa: RUF012
@@ -122,6 +125,7 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         image_feature_fusion: FeatureFusion = "sum",
         temporal_kernel_size: int = 3,
         reference_embedding: ReferenceEmbedding = "separate",
+        start_gap_module: StartGapModule = "none",
     ) -> None:
         if pos_embed_seq_len is not None:
             raise ValueError(
@@ -151,7 +155,12 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
             return nn.Conv3d(channels, inner_dim, kernel_size=patch_size, stride=patch_size)
 
         self.pose_modulation = PoseModulation(
-            pose_channels, alignment_axis, pose_modulation_modules, alignment_dropout, temporal_kernel_size
+            pose_channels,
+            alignment_axis,
+            pose_modulation_modules,
+            alignment_dropout,
+            temporal_kernel_size,
+            start_gap_module,
         )
         joined_channels = self.pose_modulation.out_channels
         if pose_fusion == "concatenation":
@@ -189,6 +198,22 @@ class SteadyDancerTransformer3DModel(WanTransformer3DModel):
         """Names of the child modules with parameters that Wan does not have; every stage trains them in full."""
         holding = {name.split(".")[0] for name, _ in self.named_parameters()}
         return tuple(name for name in POSE_MODULE_NAMES if name in holding)
+
+    def add_start_gap_module(self, kind: StartGapModule) -> None:
+        """Add one of appendix B.1's alternatives to pose simulation to a network that has none.
+
+        Raises:
+            ValueError: the network has one.
+        """
+        if self.config.start_gap_module not in ("none", kind):
+            raise ValueError(f"the network has the start gap module {self.config.start_gap_module!r} already")
+        if self.config.start_gap_module == kind:
+            return
+        module = make_start_gap_module(kind, self.config.pose_channels)
+        assert module is not None
+        like = self.patch_embedding_fuse if hasattr(self, "patch_embedding_fuse") else self.proj_out
+        self.pose_modulation.start_gap = module.to(like.weight.device, self.pose_modulation.dtype or like.weight.dtype)
+        self.register_to_config(start_gap_module=kind)
 
     @classmethod
     def from_wan(

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("datasets", "models", "pipelines", "flows")  # each may import those before it
 SUB_ROOMS = {"curate", "cache", "train", "render", "evaluate", "export", "forget", "benchmarks"}
 WEIGHTS = "models/toydance/components"
-DEMO = {"flows/demo/dancers.py", "flows/demo/measure.py"}
+DEMO = {"flows/demo/dancers.py", "flows/demo/measure.py", "flows/ablations/world.py"}
 ONLY_IN = {
     "prefect": ("flows/",),
     "ray": ("pipelines/",),

@@ -27,6 +27,12 @@ COVERAGE = {
 }
 MANY_CLIPS = max(COVERAGE)
 
+# Degrees of freedom → 97.5th percentile of Student's distribution.
+_STUDENT = {
+    1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228,
+    12: 2.179, 15: 2.131, 20: 2.086, 30: 2.042, 60: 2.0, 120: 1.98, 1e9: 1.96,
+}  # fmt: skip
+
 Index = NDArray[np.integer]
 
 
@@ -149,6 +155,44 @@ def paired_bootstrap(
     low, high = np.percentile(means, _INTERVAL)
     p = min(1.0, 2 * min(float((means <= 0).mean()), float((means >= 0).mean())))
     return PairedDifference(float(differences.mean()), float(low), float(high), p)
+
+
+def crossed_interval(values: ArrayLike) -> Interval:
+    """Return the mean over training seeds and pairs and its 95 % interval, where both are samples of many.
+
+    The variance of the mean is that of the seeds' means over S plus that of the pairs' means over P, which is a little
+    too large, because each contains the scatter that is left. Its degrees of freedom are Satterthwaite's. For paired
+    differences, pass the differences.
+
+    Args:
+        values: [S, P], of every seed on the same P pairs; P is 1 for a metric of a whole set. A pair that a seed does
+            not measure (NaN) is left out of all seeds.
+
+    Returns:
+        The interval, whose `n` is the number of pairs counted. Its ends are NaN for one seed.
+    """
+    measured = np.atleast_2d(np.asarray(values, np.float64))
+    measured = measured[:, ~np.isnan(measured).any(axis=0)]
+    seeds, pairs = measured.shape
+    if not measured.size:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    mean = float(measured.mean())
+    if seeds < 2:
+        return Interval(mean, np.nan, np.nan, pairs)
+    by_seed = float(measured.mean(1).var(ddof=1)) / seeds
+    by_pair = float(measured.mean(0).var(ddof=1)) / pairs if pairs > 1 else 0.0
+    variance = by_seed + by_pair
+    if variance <= 0:
+        return Interval(mean, mean, mean, pairs)
+    freedom = variance**2 / (by_seed**2 / (seeds - 1) + by_pair**2 / max(pairs - 1, 1))
+    reach = _student(freedom) * float(np.sqrt(variance))
+    return Interval(mean, mean - reach, mean + reach, pairs)
+
+
+def _student(freedom: float) -> float:
+    """Return the 97.5th percentile of Student's distribution, interpolated over the inverse degrees of freedom."""
+    inverse = [1 / key for key in reversed(_STUDENT)]
+    return float(np.interp(1 / max(freedom, 1.0), inverse, [*reversed(_STUDENT.values())]))
 
 
 def holm(p_values: ArrayLike) -> Floats64:

@@ -99,6 +99,11 @@ class RenderConfig(BaseModel):
         "keep",
         description="without a person in the image to align to: `keep` the pose unaligned, or `raise`: reject the pair",
     )
+    first_pose: Literal["driving", "reference"] = Field(
+        "driving",
+        description="pose of frame 0: the driving video's (release), or that of the person in the image, from which "
+        "`start_gap_module` bridges to the motion",
+    )
     pose_model: str = Field(
         "auto", description="`blazepose`, `dwpose`, `animal`, `supplied`, or `auto`: supplied, else the best available"
     )

@@ -31,7 +31,8 @@ from .task import CheckpointTask, Components, RenderTask
 # Configuration fields that do not change the latents: sampling does not see them.
 _NOT_SAMPLED = {
     *("components", "seed", "num_seeds", "fps", "crf", "chroma", "sound", *RESOURCES),
-    *("num_frames", "driving_fps", "main_person_only", "on_missing_reference", "pose_model", "negative_prompt"),
+    *("num_frames", "driving_fps", "main_person_only", "on_missing_reference", "first_pose", "pose_model"),
+    "negative_prompt",
 }
 
 

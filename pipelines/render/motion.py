@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,21 @@ def driving_motion(
         )
     except DrivingError as error:
         raise BadClip("no_pose", f"{path}: {error}") from error
+    if config.first_pose == "reference":
+        if not driven.aligned:
+            raise BadClip("no_pose", f"{place} shows no person whose pose can be that of frame 0")
+        driven = replace(driven, people=[_with_first(seen[0].pose, driven.people[0]), *driven.people[1:]])
     return model, driven
+
+
+def _with_first(reference: PoseSequence, driven: PoseSequence) -> PoseSequence:
+    """Return a motion whose frame 0 has the pose of the image; the driven face stays where only that is known."""
+    arrays = {}
+    for field in fields(PoseSequence):
+        array, first = getattr(driven, field.name), getattr(reference, field.name)
+        if array is not None and first is not None:
+            arrays[field.name] = np.concatenate([first[:1].astype(array.dtype), array[1:]])
+    return replace(driven, **arrays)
 
 
 def _kept_tracks(

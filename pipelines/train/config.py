@@ -29,6 +29,7 @@ NETWORK_FIELDS = (
     "image_feature_fusion",
     "temporal_kernel_size",
     "reference_embedding",
+    "start_gap_module",
 )
 
 
@@ -219,6 +220,10 @@ class TrainConfig(BaseModel):
     reference_embedding: Literal["separate", "shared"] = Field(
         "separate",
         description="patch embeddings of Eq. 4's frames: as in the released weights (separate) or in the paper",
+    )
+    start_gap_module: Literal["none", "warping", "generator", "mapping"] = Field(
+        "none",
+        description="appendix B.1's alternatives to pose simulation (none: paper); stage 3 may add one to its parent",
     )
 
     alignment_dropout: float = Field(

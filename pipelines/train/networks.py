@@ -48,6 +48,8 @@ def load_student(config: TrainConfig, base: str | None, from_checkpoint: Path | 
         student = SteadyDancerTransformer3DModel.from_wan(wan, copy=False, **variant)
     else:
         student = _load(checkpoint_folder(from_checkpoint), "steadydancer", config, device)
+        if config.start_gap_module != "none":
+            student.add_start_gap_module(config.start_gap_module)
     if config.merge_text_padding:
         merge_text_padding(student)
     _set_alignment_dropout(student, config.alignment_dropout)

@@ -81,7 +81,7 @@ def wrong(**changes: Any) -> str:
 @pytest.mark.parametrize(
     ("preset", "words"),
     [
-        ("nix", "unknown preset nix; choose tiny, toydance, toydance_demo, one_gpu, paper"),
+        ("nix", "unknown preset nix; choose tiny, toydance, toydance_demo, toydance_ablations, one_gpu, paper"),
         ("nix.json", r"cannot read preset nix\.json: .*No such file"),
         ("no_such_module:run", "cannot read preset no_such_module:run: No module named 'no_such_module'"),
         ("json:nix", "module 'json' has no attribute 'nix'"),

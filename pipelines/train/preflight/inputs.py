@@ -123,7 +123,8 @@ def _check_parent(config: TrainConfig, from_checkpoint: Location | None) -> dict
     wanted = config.model_dump(mode="json", include=set(NETWORK_FIELDS))
     parent_config = {**absent_fields(TrainConfig), **parent["config"]}
     for name, value in wanted.items():
-        if parent_config[name] != value:
+        adds = name == "start_gap_module" and config.stage == 3 and parent_config[name] == "none"
+        if parent_config[name] != value and not adds:
             raise TrainingRefused(
                 f"{name}: the checkpoint has {parent_config[name]!r}, but the configuration {value!r}"
             )

@@ -125,3 +125,31 @@ def test_what_does_not_fit_is_refused() -> None:
         metrics.paired_bootstrap([1, 2], [1, 2, 3])
     with pytest.raises(ValueError, match="fewer than 3 columns"):
         metrics.paired_bootstrap([1, 2, 3], [1, 2, 4], np.zeros((5, 2), int))
+
+
+def test_intervals_over_seeds_and_pairs_of_known_values() -> None:
+    """By hand: one pair or one spread alone is Student's interval; equal values have no width."""
+    mean, low, high, n = metrics.crossed_interval([[1.0], [2.0], [3.0]])
+    assert (mean, n) == (2, 1)
+    assert [high - mean, mean - low] == pytest.approx([4.303 / math.sqrt(3)] * 2)
+    pairs = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    ours = metrics.crossed_interval([pairs, pairs, pairs])  # no spread over seeds: Student's with 4 degrees of freedom
+    assert ours.high - ours.mean == pytest.approx(2.776 * pairs.std(ddof=1) / math.sqrt(5))
+    assert metrics.crossed_interval([[5.0, 5.0], [5.0, 5.0]])[:3] == (5, 5, 5)
+    one = metrics.crossed_interval([[1.0, 3.0]])
+    assert one.mean == 2 and math.isnan(one.low) and one.n == 2
+    holes = metrics.crossed_interval([[1.0, math.nan, 3.0], [2.0, 9.0, 4.0]])
+    assert holes.mean == 2.5 and holes.n == 2
+    assert metrics.crossed_interval([[math.nan], [math.nan]]).n == 0
+
+
+@pytest.mark.parametrize("spread_of_seeds", [0.0, 0.3, 1.0])
+def test_intervals_over_seeds_and_pairs_contain_the_true_value(spread_of_seeds: float) -> None:
+    """In at least 93 of 100 cases, whichever of the two spreads is the larger one, also with three seeds."""
+    rng = np.random.default_rng(0)
+    hits, trials = 0, 1000
+    for _ in range(trials):
+        values = rng.normal(0, spread_of_seeds, (3, 1)) + rng.normal(0, 1, (1, 12)) + rng.normal(0, 0.5, (3, 12))
+        low, high = metrics.crossed_interval(values)[1:3]
+        hits += low <= 0 <= high
+    assert hits >= 0.93 * trials

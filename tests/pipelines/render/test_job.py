@@ -278,6 +278,6 @@ def test_the_settings_are_those_of_the_release_unless_they_are_given() -> None:
         "branch_evaluation": "interleaved", "parallel": None, "num_processes": 1,
         "negative_prompt": None, "seed": 106060, "num_seeds": 1, "dtype": "bfloat16", "park_context_projections": False,
         "driving_fps": None, "fps": 16, "crf": 18, "chroma": "4:2:0", "sound": "none", "main_person_only": False,
-        "on_missing_reference": "keep", "pose_model": "auto", "num_gpus": 0.0, "packet_size": 1,
-        "motion_workers": None, "encode_workers": None, "write_workers": None,
+        "on_missing_reference": "keep", "first_pose": "driving", "pose_model": "auto", "num_gpus": 0.0,
+        "packet_size": 1, "motion_workers": None, "encode_workers": None, "write_workers": None,
     }  # fmt: skip

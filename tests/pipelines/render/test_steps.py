@@ -215,6 +215,20 @@ def test_people_who_come_late_are_aligned_where_they_are_whole_and_that_is_recor
     assert_same(reported.people, expected)
 
 
+def test_frame_0_can_have_the_pose_of_the_image_and_all_others_stay(pair: Row, render: Any, tmp_path: Path) -> None:
+    """The motion is aligned as always: the driving video's own frame 0 is what the alignment measures."""
+    first = CONFIG.model_copy(update={"first_pose": "reference"})
+    _, reported = render(pair, first)
+    expected = aligned([as_stored(dance())[0][:9]])
+    assert_same([reported.people[0][1:]], [expected[0][1:]])
+    np.testing.assert_allclose(reported.people[0].body[:1], as_stored(reference_pose())[0].body, atol=1e-6)
+    np.testing.assert_allclose(reported.people[0].hands[:1], as_stored(reference_pose())[0].hands, atol=1e-6)
+    assert np.abs(expected[0].body[0] - reported.people[0].body[0]).max() > 0.01
+    (tmp_path / "me.pose.safetensors").unlink()
+    with pytest.raises(BadClip, match="no_pose: .*me.png shows no person whose pose can be that of frame 0"):
+        render(pair, first)
+
+
 def test_who_is_not_seen_in_the_rendered_frames_is_refused(pair: Row, render: Any, tmp_path: Path) -> None:
     supply(tmp_path, late(dance(), 9))
     with pytest.raises(BadClip, match="no_pose: .*dance.mp4: no person found"):

@@ -96,7 +96,7 @@ def test_the_same_settings_go_on_and_others_are_named(out: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "other"),
     [("alignment_dropout", 0.1), ("image_feature_fusion", "concatenation"), ("uncond_text", "empty"),
-     ("temporal_kernel_size", 1), ("reference_embedding", "shared"),
+     ("temporal_kernel_size", 1), ("reference_embedding", "shared"), ("start_gap_module", "mapping"),
      ("evaluation_samples", 3), ("validation_sigmas", (0.5,)), ("pose_modulation_modules", ("spatial", "temporal"))],
 )  # fmt: skip
 def test_a_field_that_an_older_version_did_not_know_counts_as_what_it_did(out: Path, field: str, other: Any) -> None:

@@ -37,6 +37,7 @@ OTHER: dict[str, Any] = {
     "pose_simulation_probability": 0.1, "pose_simulation_unit": "latent", "alignment_axis": "spatial",
     "pose_modulation_modules": ("spatial",), "condition_augmentation": False, "pose_fusion": "addition",
     "image_feature_fusion": "concatenation", "temporal_kernel_size": 1, "reference_embedding": "shared",
+    "start_gap_module": "mapping",
     "alignment_dropout": 0.1, "checkpoint_every_steps": 5, "keep_checkpoints": 4,
     "asynchronous_checkpoints": False, "evaluation_samples": 2, "validation_share": 0.5,
     "validation_clips": 3, "validation_sigmas": (0.5,), "validation_every_steps": 5,
@@ -256,6 +257,18 @@ def test_a_stage_starts_from_the_stage_before_it(tmp_path: Path, stage: Any) -> 
             start._check_parent(
                 config, parent(stage - 1, **{field: list(other) if isinstance(other, tuple) else other})
             )
+
+
+def test_stage_three_alone_may_add_a_start_gap_module_to_its_parent(tmp_path: Path) -> None:
+    for stage in (2, 3):
+        config = TrainConfig(stage=stage, num_workers=0, start_gap_module="mapping")
+        parent = {"stage": stage - 1, "config": TrainConfig(stage=stage, num_workers=0).model_dump(mode="json")}
+        (tmp_path / "run.json").write_text(json.dumps(parent))
+        if stage == 3:
+            assert start._check_parent(config, tmp_path) == parent
+            continue
+        with pytest.raises(TrainingRefused, match="start_gap_module: the checkpoint has 'none', but the configuration"):
+            start._check_parent(config, tmp_path)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

@@ -1,0 +1,79 @@
+"""What the ablations cost, in CPU seconds of one core, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ...pipelines.train.config import TrainConfig
+from ..presets import Run
+from .causes import CAUSES
+from .packet import Packet
+from .rows import ROWS, configure
+from .world import World
+
+# Measured on 30 November 2026 on one core of the machine of `docs/log.md`, at 33 frames of 96².
+SECONDS_PER_SAMPLE = {1: 0.18, 2: 0.42, 3: 0.22}
+"""Of a training step of each stage with a batch of 16, by stage: forward, backward and optimizer."""
+NORMAL_DISTILLATION = 0.55  # of stage 2: one student pass and one of the teacher, in place of two and one
+SECONDS_PER_ENCODED_POSE = 0.35  # a simulated pose of stage 3
+SECONDS_PER_EVALUATION = 0.06  # of the network at inference
+SECONDS_PER_VIDEO = 0.9  # decoding, coding and measuring
+SECONDS_PER_START = 20.0  # loading and evaluating before and after a stage
+SECONDS_PER_CLIP = 1.4  # to draw, curate and cache
+LIMIT_CPU_HOURS = 12.0
+
+
+class Forecast(NamedTuple):
+    """CPU seconds by part.
+
+    Attributes:
+        world: clips and pairs.
+        packets: by packet.
+    """
+
+    world: float
+    packets: dict[Packet, float]
+
+    @property
+    def cpu_hours(self) -> float:
+        """All parts together."""
+        return (self.world + sum(self.packets.values())) / 3600
+
+
+def forecast(run: Run, packets: Iterable[Packet], world: World) -> Forecast:
+    """Estimate the CPU seconds of the world and of each packet."""
+    clips = world.num_sets * world.clips_per_set
+    return Forecast(SECONDS_PER_CLIP * clips, {packet: _packet(run, packet, world) for packet in packets})
+
+
+def training_share(run: Run, packet: Packet, world: World) -> float:
+    """Return the share of a packet's CPU time that its training takes."""
+    row = ROWS[packet.row]
+    if row.stage is None:
+        return 0.0
+    return _training(configure(run, row, packet.seed).stage(row.stage)) / _packet(run, packet, world)
+
+
+def _packet(run: Run, packet: Packet, world: World) -> float:
+    row = ROWS[packet.row]
+    configured = configure(run, row, packet.seed)
+    training = 0.0 if row.stage is None else _training(configured.stage(row.stage))
+    render, videos = configured.render, world.num_pairs * len(CAUSES)
+    low, high = render.pose_guidance_interval
+    steps = render.num_inference_steps
+    guided = render.pose_guidance_scale != 0
+    evaluations = steps * (1 + (render.guidance_scale != 1)) + guided * sum(
+        low < i / steps < high for i in range(steps)
+    )
+    return training + videos * (SECONDS_PER_EVALUATION * evaluations + SECONDS_PER_VIDEO)
+
+
+def _training(config: TrainConfig) -> float:
+    samples = config.steps * config.global_batch_size
+    seconds = SECONDS_PER_SAMPLE[config.stage] * samples
+    if config.stage == 2 and config.distillation == "normal":
+        seconds *= NORMAL_DISTILLATION
+    if config.stage == 3 and config.pose_simulation_unit == "frame":
+        seconds += SECONDS_PER_ENCODED_POSE * config.pose_simulation_probability * samples
+    return seconds + SECONDS_PER_START
