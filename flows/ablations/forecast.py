@@ -12,13 +12,15 @@ from .packet import Packet
 from .rows import ROWS, configure
 from .world import World
 
-# Measured on 30 November 2026 on one core of the machine of `docs/log.md`, at 33 frames of 96².
-SECONDS_PER_SAMPLE = {1: 0.18, 2: 0.42, 3: 0.22}
-"""Of a training step of each stage with a batch of 16, by stage: forward, backward and optimizer."""
-NORMAL_DISTILLATION = 0.55  # of stage 2: one student pass and one of the teacher, in place of two and one
+# Measured on 30 November 2026 at 33 frames of 96², in the training of the shipped stages: the median seconds of a step
+# (1.79, 3.51, 3.06) × two processes × their share of a core (0.84; 0.57 in stage 3) / 16 clips.
+SECONDS_PER_SAMPLE = {1: 0.19, 2: 0.37, 3: 0.22}
+"""CPU seconds of forward, backward and optimizer for a clip, by stage."""
+# Estimates, from numbers of passes or from runs of other sizes.
+NORMAL_DISTILLATION = 0.57  # of stage 2: one student pass and one of the teacher, in place of two and one
 SECONDS_PER_ENCODED_POSE = 0.35  # a simulated pose of stage 3
-SECONDS_PER_EVALUATION = 0.06  # of the network at inference
-SECONDS_PER_VIDEO = 0.9  # decoding, coding and measuring
+SECONDS_PER_EVALUATION = 0.06  # of the network at inference, a third of a training step
+SECONDS_PER_VIDEO = 1.2  # encoding, decoding, coding and measuring
 SECONDS_PER_START = 20.0  # loading and evaluating before and after a stage
 SECONDS_PER_CLIP = 1.4  # to draw, curate and cache
 LIMIT_CPU_HOURS = 12.0

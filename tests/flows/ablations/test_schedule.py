@@ -85,14 +85,20 @@ def test_durations_are_hours_and_minutes() -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_worker_tells_that_a_packet_failed(tmp_path: Path) -> None:
-    """A real process: it has no latents, so the packet fails with the job's own words."""
+def test_workers_report_packets_that_are_done_and_those_that_fail(tmp_path: Path) -> None:
+    """A real process: one packet is finished already, the other has no latents."""
     run = change(RUN, "cache", components=str(tmp_path / "nothing"))
+    done, failing = Packet("stage1", 0), Packet("stage1", 1)
+    done.folder(tmp_path).mkdir(parents=True)
+    write_json(done.folder(tmp_path) / RESULT, {})
     worker = workers.Worker(run, tmp_path, tmp_path / "logs" / "worker-0.log")
     try:
-        worker.begin(Packet("stage1", 0))
-        assert worker.report() == workers.Event(Packet("stage1", 0), workers.PHASE, "train")
-        with pytest.raises(workers.PacketFailed, match=r"(?s)stage1, seed 0 failed: .*nothing.*worker-0.log; the same"):
+        worker.begin(done)
+        assert workers.ready([worker], timeout_s=500) == [worker]
+        assert worker.report() == workers.Event(done, workers.DONE) and worker.packet is None
+        worker.begin(failing)
+        assert worker.report() == workers.Event(failing, workers.PHASE, "train")
+        with pytest.raises(workers.PacketFailed, match=r"(?s)stage1, seed 1 failed: .*nothing.*worker-0.log; the same"):
             worker.report()
     finally:
         worker.close()
