@@ -84,8 +84,8 @@ class PoseWarping(_Bridge):
         features = F.silu(self.middle(F.silu(self.proj_in(torch.cat([start, end], dim=1)))))
         flow_of_start, flow_of_end, bias = self.proj_out(features).split((2, 2, 1), dim=1)
         weight = torch.sigmoid(bias + torch.logit(torch.tensor(share)).to(bias))
-        warped = _warped(start, share * flow_of_start), _warped(end, (1 - share) * flow_of_end)
-        return torch.lerp(*warped, weight)
+        moved_start, moved_end = _warped(start, share * flow_of_start), _warped(end, (1 - share) * flow_of_end)
+        return torch.lerp(moved_start, moved_end, weight)
 
 
 def make_start_gap_module(kind: StartGapModule, channels: int = 16) -> nn.Module | None:

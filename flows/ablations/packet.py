@@ -98,7 +98,8 @@ def run_packet(packet: Packet, run: Run, out: Path, in_phase: Callable[[str], ob
     network = network_of(run, row)
     result = {"row": packet.row, "seed": packet.seed, "train": trained, "network": network and network._asdict(),
               **measured, "cpu_seconds": cpu.seconds}  # fmt: skip
-    shutil.rmtree(folder / "train" / "state", ignore_errors=True)  # a finished run does not need its training states
+    for name in ("state", "pose_simulation"):  # a finished run does not need them
+        shutil.rmtree(folder / "train" / name, ignore_errors=True)
     write_json(folder / RESULT, result)
 
 

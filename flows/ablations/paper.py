@@ -22,7 +22,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = MappingProxyType(
 DATASETS: Mapping[str, str] = MappingProxyType({"RealisDance-Val": "clean", "X-Dance": "misaligned"})
 """Data set of Table 3 -> the subset of pairs that stands for it here."""
 
-_REALISDANCE = {
+_REALISDANCE: Mapping[str, tuple[float, ...]] = {
     "stage1": (94.49, 95.09, 93.24, 97.00, 330.47),
     "without_ssae": (94.48, 95.09, 93.17, 96.34, 349.98),
     "without_faau": (94.36, 95.08, 93.21, 96.06, 339.55),
@@ -31,7 +31,7 @@ _REALISDANCE = {
     "normal_distillation_one": (79.13, 81.10, 88.98, 97.12, 723.91),
     "stage3": (94.68, 95.38, 93.48, 97.99, 326.49),
 }
-_XDANCE = {
+_XDANCE: Mapping[str, tuple[float, ...]] = {
     "stage1": (93.22, 93.70, 87.74, 96.46),
     "without_ssae": (92.69, 94.65, 87.41, 96.35),
     "without_faau": (92.44, 93.91, 87.74, 96.41),

@@ -59,6 +59,11 @@ _GUIDED: Mapping[str, Any] = {"num_inference_steps": 20}  # at 4 steps, the inte
 
 # Warping and generator bridge from the pose of the image; `reference_first` shows what that alone does.
 _REFERENCE_FIRST: Mapping[str, Any] = {"first_pose": "reference"}
+_ALTERNATIVES: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
+    ("pose_warping", "Pose warping in place of pose simulation", "warping", _REFERENCE_FIRST),
+    ("pose_generator", "Pose generator in place of pose simulation", "generator", _REFERENCE_FIRST),
+    ("feature_mapping", "Feature mapping in place of pose simulation", "mapping", {}),
+)
 
 _ROWS = (
     Row("stage1", "Stage 1", "stages", 1, None, None, "Table 3"),
@@ -101,11 +106,7 @@ _ROWS = (
         Row(name, title, "start gap", 3, "stage2", "stage3", "B.1, Figure 17",
             train={"pose_simulation_probability": 0.0, "start_gap_module": kind}, render=render,
             adds=("pose_modulation.start_gap",))
-        for name, title, kind, render in (
-            ("pose_warping", "Pose warping in place of pose simulation", "warping", _REFERENCE_FIRST),
-            ("pose_generator", "Pose generator in place of pose simulation", "generator", _REFERENCE_FIRST),
-            ("feature_mapping", "Feature mapping in place of pose simulation", "mapping", {}),
-        )
+        for name, title, kind, render in _ALTERNATIVES
     ),
     Row("reference_first", "Stage 3, frame 0 driven by the pose of the image", "start gap", None, "stage3", "stage3",
         "B.1", render=_REFERENCE_FIRST),
