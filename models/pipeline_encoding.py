@@ -100,15 +100,13 @@ def draw_and_encode(
     windows = plan_windows(num_frames, window_frames, window_overlap, window_opening)
 
     # 3. Draw the noise, then the negative pose
-    latents = pipeline.prepare_latents(num_videos_per_prompt, windows, height, width, generator, latents)
+    noise: Tensor = pipeline.prepare_latents(num_videos_per_prompt, windows, height, width, generator, latents)
     negatives = pipeline.prepare_negative_motion(
         num_videos_per_prompt, num_frames, generator, negative_pose_video, pose_guidance_scale, negative_pose_shift
     )
 
     # 4. Encode the conditions
-    prompt_embeds, negative_prompt_embeds = pipeline.encode_prompt(
-        prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
-    )
+    texts = pipeline.encode_prompt(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
     image_latents = pipeline.prepare_image_latents(image, len(windows[0].pixel_frames), height, width)
     image_embeds = pipeline.encode_image(image)
     pose_latents, pose_image_embeds, negative_pose_latents = pipeline.encode_pose(
@@ -123,8 +121,8 @@ def draw_and_encode(
         image_embeds=image_embeds,
         pose_latents=pose_latents,
         pose_image_embeds=pose_image_embeds,
-        prompt_embeds=prompt_embeds,
-        negative_prompt_embeds=negative_prompt_embeds,
+        prompt_embeds=texts[0],
+        negative_prompt_embeds=texts[1],
         negative_pose_latents=negative_pose_latents,
     )
-    return latents, encoded
+    return noise, encoded

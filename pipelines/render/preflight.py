@@ -30,7 +30,8 @@ def gpu_memory(config: RenderConfig, checkpoint: str, components: str) -> dict[s
 
     Returns:
         `bytes` by worker, and their `total` on one GPU; `gpu_bytes`, the memory of this machine's GPU, None without
-        one; `refusal`, a sentence if that is too little, else None; `sizes_assumed`, networks taken for Wan's.
+        one; `refusal`, a sentence if that is too little, or GPUs are too few, else None; `sizes_assumed`, networks
+        taken for Wan's.
     """
     if not config.num_gpus:
         return None
@@ -39,7 +40,9 @@ def gpu_memory(config: RenderConfig, checkpoint: str, components: str) -> dict[s
     sizes, assumed = _sizes(checkpoint, components)
     needed = worker_bytes(config, sizes)
     available = int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
-    refusal = None if available is None else too_little(needed, available, config)
+    refusal = None
+    if available is not None:
+        refusal = too_few(torch.cuda.device_count(), config) or too_little(needed, available, config)
     return {"bytes": needed, "gpu_bytes": available, "refusal": refusal, "sizes_assumed": assumed}
 
 
@@ -76,17 +79,27 @@ def worker_bytes(config: RenderConfig, sizes: Sizes) -> dict[str, int]:
         )
         return rendering_memory(sizes, clip, dtype, savings)
 
+    sets = max(int(1 / config.num_gpus), 1)  # with half a GPU, two workers of each kind share it
     if config.works_in_turn:
         total = phases("text_encoder", "image_encoder", "vae", "transformer")["total"]
-        return {"render": total, "total": total}
+        return {"render": total, "total": sets * total}
     encoding = phases("text_encoder", "image_encoder", "vae")
     workers = {
         "encode": max(encoding[phase] for phase in ("encode_text", "encode_image", "encode_video")),
         "denoise": phases("transformer")["denoise"],
         "write": phases("vae")["decode_video"],
     }
-    sets = max(int(1 / config.num_gpus), 1)  # with half a GPU, two workers of each kind share it
     return {**workers, "total": sets * sum(workers.values())}
+
+
+def too_few(num_gpus: int, config: RenderConfig) -> str | None:
+    """Return one sentence if a machine has fewer GPUs than one worker needs."""
+    if config.gpus_per_worker <= num_gpus:
+        return None
+    return (
+        f"num_gpus: {config.num_processes} processes with {config.num_gpus:g} GPUs each are asked for, but this "
+        f"machine has {num_gpus}: ask for fewer, or pass --address of a cluster that has them"
+    )
 
 
 def too_little(needed: dict[str, int], available: int, config: RenderConfig) -> str | None:

@@ -1,6 +1,9 @@
 """The forecast of a rendering GPU's memory, from the folders of a job."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from steadydancer.models.components import save_components, tiny_components
 from steadydancer.models.preflight.networks import weight_bytes
@@ -80,6 +83,18 @@ def test_a_gpu_that_is_too_small_is_told_in_one_sentence():
     assert "park_context_projections" not in preflight.too_little(needed, int(24e9), parked)
 
 
+def test_fewer_gpus_than_one_worker_needs_are_told_in_one_sentence(folder, monkeypatch):
+    place, _ = folder
+    two = SMALL.model_copy(update={"parallel": "guidance", "num_processes": 2})
+    assert preflight.too_few(2, two) is None and preflight.too_few(1, SMALL) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=int(80e9)))
+    planned = preflight.gpu_memory(two, str(place), str(place))
+    assert planned["refusal"].startswith("num_gpus: 2 processes with 1 GPUs each are asked for, but this machine has 1")
+    assert preflight.gpu_memory(SMALL, str(place), str(place))["refusal"] is None
+
+
 def test_a_window_of_the_configured_area_is_what_is_counted():
     clip = preflight.largest_clip(RenderConfig(num_frames=241, window_frames=81))
     assert clip.num_frames == 81
@@ -95,5 +110,7 @@ def test_low_memory_is_forecast_with_its_savings():
     kept = preflight.worker_bytes(RenderConfig(num_gpus=1, mode="low_memory:10"), Sizes())
     assert low["render"] < kept["render"] < exact["denoise"] and low["render"] < exact["denoise"] / 3
     assert low["total"] == low["render"] < 9e9  # one worker does all in turn
+    half = preflight.worker_bytes(RenderConfig(num_gpus=0.5, mode="low_memory"), Sizes())
+    assert half == {"render": low["render"], "total": 2 * low["render"]}
     assert "mode low_memory" in str(preflight.too_little(exact, 1, config))
     assert "low_memory" not in str(preflight.too_little(low, 1, config.model_copy(update={"mode": "low_memory"})))
