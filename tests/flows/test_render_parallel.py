@@ -16,6 +16,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.acceptance
 @pytest.mark.timeout(1800)
 def test_two_processes_render_what_one_renders(
     call: Any, checkpoint: Path, dancers: Path, tmp_path: Path, one_thread: None
