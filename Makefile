@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check types docs acceptance mutation lock
+.PHONY: help setup demo test check types docs acceptance operations mutation lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -42,6 +42,12 @@ docs: setup ## build the docs site from docs/ and the docstrings: build/site
 acceptance: setup ## run the long tests one after another, then the benchmarks
 	.venv/bin/python -X faulthandler -m pytest -m acceptance
 	@set -e; for benchmark in $(sort $(wildcard benchmarks/*.py)); do echo "$$benchmark"; .venv/bin/python "$$benchmark"; done
+
+# Prefect servers, workers and Ray clusters of its own, on the loopback, killed while jobs run.
+operations: setup ## run the trials of operation: workers, servers and connections die, runs are cancelled
+	.venv/bin/python -X faulthandler -m pytest -m acceptance tests/flows/test_watchers_die.py \
+		tests/flows/test_deployments.py tests/pipelines/runtime tests/infra
+	PREFECT_ON_POSTGRESQL=1 .venv/bin/python -X faulthandler -m pytest -m acceptance tests/flows/test_watchers_die.py
 
 mutation: setup ## run mutation tests of the modules that determine results; resumes if interrupted
 	PYTHONPATH=benchmarks .venv/bin/python -m mutation --report benchmarks/mutation/report.md

@@ -3,12 +3,10 @@
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from ..datasets.artifact import Artifact
 from ..datasets.clips import Clips
 from ..datasets.storage import Location, location
-from ..datasets.storage.files import file_url
 from ..pipelines.common.outcomes import require_usable
 from ..pipelines.runtime.after_commit import after_commit
 from . import presets, tasks
@@ -19,11 +17,15 @@ from .prefect_ui import (
     counts_table,
     emit_artifact_event,
     publish,
+    publish_page,
+    publish_text,
     warn_if_not_shown,
 )
+from .run_state import ends_cancelled
 
 
 @flow(name="curate-dataset")
+@ends_cancelled
 def curate_dataset(
     clips: str,
     out: str,
@@ -51,7 +53,7 @@ def curate_dataset(
     Returns:
         The records of both artifacts.
     """
-    run = presets.load(preset)
+    run = presets.load_for_flow(preset)
     components = absolute_if_exists(components or run.cache.components)
     run = presets.change(run, "cache", components=components)
     clips, folder = absolute(clips), location(absolute(out))
@@ -87,13 +89,8 @@ def publish_curation(folder: Location) -> None:
     with after_commit(f"{page} and {CARD}", f"run `steadydancer report --clips {folder}` to write them"):
         write_report(folder)
         card = (page.parent / CARD).read_text()
-        with warn_if_not_shown("clip-card"):
-            create_markdown_artifact(
-                key="clip-card", markdown=card.split("---\n", 2)[-1], description=f"Card of {folder}/clips"
-            )
-        if link := file_url(page):
-            with warn_if_not_shown("clip-report"):
-                create_link_artifact(key="clip-report", link=link, link_text=str(page))
+        publish_text("clip-card", card.split("---\n", 2)[-1], f"Card of {folder}/clips: {page}")
+        publish_page("clip-report", page)
     with warn_if_not_shown("clip-funnel"):
         clips = Clips(folder)
         table = clips.read(FUNNEL_COLUMNS)

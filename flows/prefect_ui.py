@@ -1,26 +1,32 @@
 """Prefect integration of the flows: UI artifacts, short error logs, and the event that starts the next deployment."""
 
 import logging
+import os
+import re
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from prefect import get_client, get_run_logger
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventIDFilter
+from prefect.runtime import flow_run
 
 from .. import SteadyDancerError
 from ..datasets.artifact import RECORD, Artifact
-from ..datasets.storage import Location
+from ..datasets.storage import Location, is_address, location
 from ..datasets.storage.digests import content_digest
+from ..datasets.storage.files import relative_path
 from ..pipelines.common.outcomes import count_reasons, format_reasons
 from ..pipelines.runtime.after_commit import after_commit
 from .named_paths import split_name
 
 COMMITTED = "steadydancer.artifact.committed"
+PAGES = "STEADYDANCER_PAGES"
 TIMEOUT_S = 120.0
 
 
@@ -39,13 +45,17 @@ for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
 
 
 def absolute(path: str) -> str:
-    """Resolve a local path against the worker's directory; return an address unchanged."""
-    return path if "://" in path else str(Path.cwd() / path)
+    """Resolve a local path against the worker's directory; return an address unchanged.
+
+    Raises:
+        SteadyDancerError: an address with credentials, before it is in a log or a job's command.
+    """
+    return str(location(path)) if is_address(path) else str(Path.cwd() / path)
 
 
 def absolute_if_exists(name: str) -> str:
-    """Resolve a path that exists; return another name (a hub id) unchanged."""
-    return absolute(name) if Path(name).exists() else name
+    """Resolve a path that exists, and an address; return another name (a hub id) unchanged."""
+    return absolute(name) if is_address(name) or Path(name).exists() else name
 
 
 def absolute_name(text: str) -> str:
@@ -56,7 +66,38 @@ def absolute_name(text: str) -> str:
 
 def absolute_preset(preset: str) -> str:
     """Resolve the path of a preset file; return other presets (a name, `module:function`, JSON) unchanged."""
-    return absolute(preset) if preset.lower().endswith(".json") else preset
+    is_json = preset.lstrip().startswith("{")
+    is_file = not is_json and (preset.lower().endswith(".json") or is_address(preset))
+    return absolute(preset) if is_file else preset
+
+
+def artifact_key(name: str) -> str:
+    """Return the key of a UI artifact of this run: `NAME-RUN`, by the run's name in the UI; `NAME` outside a run."""
+    run = re.sub(r"[^a-z0-9]+", "-", (flow_run.name or "").lower()).strip("-")
+    return f"{name}-{run}" if run else name
+
+
+def page_link(page: Location) -> str | None:
+    """Return the address at which a page is served; None if it is not.
+
+    `STEADYDANCER_PAGES=FOLDER=URL` names a folder that is served; browsers follow no `file://` link from the UI.
+    """
+    folder, _, url = os.environ.get(PAGES, "").partition("=")
+    name = relative_path(page, location(folder)) if folder and url else None
+    return None if name is None or name.startswith("..") else f"{url.rstrip('/')}/{quote(name)}"
+
+
+def publish_page(key: str, page: Location) -> None:
+    """Publish a link to a page in the UI, if it is served."""
+    if link := page_link(page):
+        with warn_if_not_shown(key):
+            create_link_artifact(key=artifact_key(key), link=link, link_text=str(page))
+
+
+def publish_text(key: str, markdown: str, title: str) -> None:
+    """Publish a text in the UI."""
+    with warn_if_not_shown(key):
+        create_markdown_artifact(key=artifact_key(key), markdown=markdown, description=title)
 
 
 def warn_if_not_shown(key: str) -> AbstractContextManager[None]:
@@ -65,9 +106,9 @@ def warn_if_not_shown(key: str) -> AbstractContextManager[None]:
 
 
 def publish(key: str, title: str, rows: list[dict[str, Any]]) -> None:
-    """Publish a table in the UI; runs with the same key add versions."""
+    """Publish a table in the UI."""
     with warn_if_not_shown(key):
-        create_table_artifact(key=key, table=rows, description=title)
+        create_table_artifact(key=artifact_key(key), table=rows, description=title)
 
 
 def counts_table(folder: Location, records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,8 +4,9 @@ A preset may also be a `module:function` that returns a `Run`, a JSON file from 
 """
 
 import importlib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from ..pipelines.curate.config import CurateConfig
 from ..pipelines.curate.gates import Gates
 from ..pipelines.evaluate.config import EvaluateConfig
 from ..pipelines.render.config import RenderConfig
+from ..pipelines.runtime.config import ClusterConfig
 from ..pipelines.train.config import GalleryConfig, TrainConfig
 
+MODULES = "STEADYDANCER_PRESET_MODULES"  # modules, with commas, whose functions may be presets of flows
 WAN_480P = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 
 
@@ -39,6 +42,7 @@ class Run(BaseModel):
     render: RenderConfig
     evaluate: EvaluateConfig
     xdance: XDanceConfig = XDanceConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
     def stage(self, number: int) -> TrainConfig:
         """Return the configuration of training stage 1, 2 or 3."""
@@ -55,23 +59,24 @@ def paper() -> Run:
 
     Values that the paper does not give are the defaults of the configuration models, each with its source.
     """
+    eight: dict[str, Any] = {"num_workers": 8, "global_batch_size": 8, "max_restarts": 3}
     return Run(
         curate=CurateConfig(num_frames=81),
         cache=CacheConfig(components=WAN_480P, max_area_px=640 * 640, num_gpus=1),
-        stage1=TrainConfig(stage=1, steps=12_000, learning_rate=1e-4, zero_stage=2, num_workers=8, global_batch_size=8),
+        stage1=TrainConfig(stage=1, steps=12_000, learning_rate=1e-4, zero_stage=2, **eight),
         stage2=TrainConfig(
             stage=2,
             steps=2_000,
             learning_rate=1e-6,
             zero_stage=3,
-            num_workers=8,
-            global_batch_size=8,
             offload_optimizer=True,
             gallery=GalleryConfig(num_clips=4),  # the paper selects this checkpoint by eye
+            **eight,
         ),
-        stage3=TrainConfig(stage=3, steps=500, learning_rate=1e-4, zero_stage=2, num_workers=8, global_batch_size=8),
+        stage3=TrainConfig(stage=3, steps=500, learning_rate=1e-4, zero_stage=2, **eight),
         render=RenderConfig(max_area_px=1024 * 576, num_gpus=1),
         evaluate=EvaluateConfig(),
+        cluster=ClusterConfig(wait_for_nodes_s=900),  # a machine with eight GPUs is started again in minutes
     )
 
 
@@ -125,6 +130,14 @@ def tiny() -> Run:
         ),
         evaluate=EvaluateConfig(),
     )
+
+
+def tiny_cluster() -> Run:
+    """Return `tiny` for a Ray cluster: each stage is trained by two workers, and survives two losses of one."""
+    run = tiny()
+    for name in ("stage1", "stage2", "stage3"):
+        run = change(run, name, num_workers=2, max_restarts=2)
+    return run
 
 
 def toydance() -> Run:
@@ -227,6 +240,7 @@ def toydance_ablations() -> Run:
 
 PRESETS: dict[str, Callable[[], Run]] = {
     "tiny": tiny,
+    "tiny_cluster": tiny_cluster,
     "toydance": toydance,
     "toydance_demo": toydance_demo,
     "toydance_ablations": toydance_ablations,
@@ -235,11 +249,12 @@ PRESETS: dict[str, Callable[[], Run]] = {
 }
 
 
-def load(preset: str) -> Run:
+def load(preset: str, modules: Sequence[str] | None = None) -> Run:
     """Load a configuration.
 
     Args:
         preset: a name in `PRESETS`, `module:function`, the path of a JSON file, or JSON.
+        modules: modules of which a function may be called; None: any, for a preset of the one who runs the command.
 
     Raises:
         SteadyDancerError: the preset is unknown, or a field is invalid; the message names the field.
@@ -252,6 +267,11 @@ def load(preset: str) -> Run:
         if preset.lower().endswith(".json") or is_address(preset):
             return Run.model_validate_json(read_text(preset))
         if ":" in preset:
+            if modules is not None and preset.partition(":")[0] not in modules:
+                raise SteadyDancerError(
+                    f"preset {preset}: a flow calls functions of modules in {MODULES} alone, because whoever starts a "
+                    "flow could call any: set that variable for the worker, or pass a JSON file (--print-config)"
+                )
             run = _call(*preset.split(":", 1))
             # Validate again, because `model_copy` does not.
             return Run.model_validate(run.model_dump() if isinstance(run, Run) else run)
@@ -262,6 +282,15 @@ def load(preset: str) -> Run:
     except (OSError, ImportError, AttributeError, ValueError) as error:
         raise SteadyDancerError(f"cannot read preset {preset}: {error}") from error
     raise SteadyDancerError(f"unknown preset {preset}; choose {', '.join(PRESETS)}, module:function, or FILE.json")
+
+
+def load_for_flow(preset: str) -> Run:
+    """Load a configuration that is a flow's parameter: functions of the modules that the worker allows.
+
+    Raises:
+        SteadyDancerError: see `load`; or the preset is a function of another module.
+    """
+    return load(preset, [name for name in os.environ.get(MODULES, "").split(",") if name])
 
 
 def _call(module: str, function: str) -> Any:

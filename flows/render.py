@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_link_artifact
 
 from .. import SteadyDancerError
 from ..datasets.artifact import Artifact
 from ..datasets.storage import Location, location
-from ..datasets.storage.files import file_url
 from ..pipelines.common.outcomes import require_usable
 from ..pipelines.evaluate.imported import ScoreFile, kept_scores
 from ..pipelines.evaluate.report.evaluation import read_evaluation
@@ -20,10 +18,20 @@ from ..pipelines.evaluate.sources import Source
 from ..pipelines.render.job import folder_of, name_checkpoints
 from . import presets, tasks
 from .named_paths import split_name
-from .prefect_ui import absolute, absolute_if_exists, absolute_name, counts_table, publish, warn_if_not_shown
+from .prefect_ui import (
+    absolute,
+    absolute_if_exists,
+    absolute_name,
+    counts_table,
+    publish,
+    publish_page,
+    warn_if_not_shown,
+)
+from .run_state import ends_cancelled
 
 
 @flow(name="render-evaluation")
+@ends_cancelled
 def render_evaluation(
     checkpoint: str | list[str],
     out: str,
@@ -65,7 +73,8 @@ def render_evaluation(
     """
     if (pairs is None) == (benchmark is None):
         raise SteadyDancerError(f"set pairs or benchmark, one of them: they are {pairs!r} and {benchmark!r}")
-    run = presets.change(presets.load(preset), "render", components=components and absolute_if_exists(components))
+    run = presets.load_for_flow(preset)
+    run = presets.change(run, "render", components=components and absolute_if_exists(components))
     folder = location(absolute(out))
     given = [checkpoint] if isinstance(checkpoint, str) else checkpoint
     is_one = len(given) == 1  # its folder may have any name, also with `=`
@@ -107,11 +116,8 @@ def publish_scores(folder: Location) -> None:
     with warn_if_not_shown("scores"):
         evaluation = read_evaluation(Artifact(folder / "metrics"))
         table = scores_table(results_of(evaluation, kept_scores(folder)))
-        publish("scores", f"Metrics of {folder}. {summary_text(evaluation)}", table)
-    report = folder / PAGE
-    if link := file_url(report):
-        with warn_if_not_shown("report"):
-            create_link_artifact(key="report", link=link, link_text=str(report))
+        publish("scores", f"Metrics of {folder} (page: {folder / PAGE}). {summary_text(evaluation)}", table)
+    publish_page("report", folder / PAGE)
 
 
 def scores_table(results: Sequence[Result]) -> list[dict[str, Any]]:

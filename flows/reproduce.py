@@ -7,14 +7,17 @@ from prefect import flow
 
 from ..datasets.storage import location, state_folder
 from ..pipelines.runtime.local_ray import local_ray
-from . import presets
+from ..pipelines.train.metrics.report import STAGES
+from . import presets, tasks
 from .curate import curate_dataset
 from .prefect_ui import absolute, absolute_if_exists
 from .render import render_evaluation
+from .run_state import ends_cancelled
 from .train import train_steadydancer
 
 
 @flow(name="reproduce")
+@ends_cancelled
 def reproduce(
     clips: str,
     pairs: str,
@@ -26,7 +29,8 @@ def reproduce(
     in_process: bool = False,
 ) -> dict[str, Any]:
     """Curate, train the three stages, render and score. Arguments are those of the three flows."""
-    run, folder = presets.load(preset), location(absolute(out))
+    run, folder = presets.load_for_flow(preset), location(absolute(out))
+    tasks.require_workers(run, cluster, *STAGES)
     run = presets.change(run, "cache", components=absolute_if_exists(components or run.cache.components))
     config, checkpoint = run.model_dump_json(), str(folder / "stage3" / "checkpoint")
     # One Ray for all jobs, because starting it takes longer than a small job.

@@ -3,18 +3,26 @@
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from .. import SteadyDancerError
 from ..datasets.storage import Location, format_location, location
-from ..datasets.storage.files import file_url
 from ..pipelines.runtime.after_commit import after_commit
 from ..pipelines.train.metrics.report import STAGES, STAGES_PAGE, stages_markdown, write_stages_report
 from . import presets, tasks
-from .prefect_ui import absolute, absolute_if_exists, absolute_preset, emit_artifact_event, publish, warn_if_not_shown
+from .prefect_ui import (
+    absolute,
+    absolute_if_exists,
+    absolute_preset,
+    emit_artifact_event,
+    publish,
+    publish_page,
+    publish_text,
+)
+from .run_state import ends_cancelled
 
 
 @flow(name="train-steadydancer")
+@ends_cancelled
 def train_steadydancer(
     latents: str,
     out: str,
@@ -51,7 +59,8 @@ def train_steadydancer(
     """
     if trigger_next and pairs is None:
         raise SteadyDancerError("trigger_next starts render-evaluation, which needs pairs to render: set pairs")
-    run = presets.load(preset)
+    run = presets.load_for_flow(preset)
+    tasks.require_workers(run, cluster, *STAGES)
     base = absolute_if_exists(base or run.cache.components)
     cached, folder = location(absolute(latents)), location(absolute(out))
     records: dict[str, Any] = {}
@@ -62,7 +71,7 @@ def train_steadydancer(
         publish_training(folder)
         checkpoint = stage_out / "checkpoint"
         if stage == 2 and pick is not None:
-            checkpoint = tasks.pick(stage_out, pick, cluster)
+            checkpoint = tasks.pick(run, stage_out, pick, cluster)
     keys = ("steps", "loss_before", "loss_after")
     publish("trained-stages", f"Three stages in {folder}", [
         {"stage": f"{stage} {name}", **{key: records[f"stage{stage}"].get(key) for key in keys}}
@@ -88,12 +97,6 @@ def publish_training(folder: Location) -> None:
         page = write_stages_report(folder)
     if page is None:
         return
-    with warn_if_not_shown("training-report"):
-        create_markdown_artifact(
-            key="training-report",
-            markdown=stages_markdown(folder),
-            description=f"Training in {folder}: {format_location(page)}",
-        )
-    if link := file_url(page):
-        with warn_if_not_shown("training-page"):
-            create_link_artifact(key="training-page", link=link, link_text=str(page))
+    title = f"Training in {folder}: {format_location(page)}"
+    publish_text("training-report", stages_markdown(folder), title)
+    publish_page("training-page", page)

@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ENGINES = {
     *("pipelines/runtime/test_runner.py", "pipelines/runtime/test_submit.py", "pipelines/test_jobs_on_a_store.py"),
     *("pipelines/train/test_loop.py", "pipelines/train/test_kills.py", "pipelines/train/gallery/test_folder.py"),
-    *("flows/test_deployments.py", "flows/test_train_flow.py", "flows/demo/test_run.py"),
+    *("flows/test_deployments.py", "flows/test_train_flow.py", "flows/test_watchers_die.py", "flows/demo/test_run.py"),
     "flows/demo/test_toydance.py",
 }
 

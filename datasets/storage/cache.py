@@ -17,6 +17,7 @@ from ... import SteadyDancerError
 from .disk import errors_name, sync
 
 _DEFAULT_GB = "20"
+_PRIVATE = 0o700  # the folder holds people's videos and networks
 # The whole cache is scanned once this share of the limit has been added since the last scan.
 _SHARE_BETWEEN_SCANS = 0.02
 
@@ -24,7 +25,7 @@ _added_bytes: int | None = None
 
 
 def scratch_dir() -> Path:
-    """Return the local scratch folder for copies of remote files; create it if it does not exist.
+    """Return the local scratch folder for copies of remote files; create it, for this user alone, if it does not exist.
 
     Raises:
         SteadyDancerError: the folder cannot be created; the message names the variable that sets it.
@@ -32,7 +33,10 @@ def scratch_dir() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("STEADYDANCER_SCRATCH") or Path(home) / "steadydancer").absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        elif not os.environ.get("STEADYDANCER_SCRATCH") and folder.stat().st_uid == os.getuid():
+            folder.chmod(_PRIVATE)  # of an earlier version; a folder that the user chose keeps its mode
     except OSError as error:
         raise SteadyDancerError(_cannot_be_written(folder, error)) from error
     return folder

@@ -33,11 +33,6 @@ def exists_locally(place: Location) -> bool:
     return isinstance(place, Path) and place.exists()
 
 
-def file_url(place: Location) -> str | None:
-    """Return the URL that a browser opens; None for an object, which browsers cannot open."""
-    return place.absolute().as_uri() if isinstance(place, Path) else None
-
-
 def sizes(places: Iterable[Location]) -> dict[Location, int | None]:
     """Return the size of each file in bytes, None if it does not exist. Objects of one bucket share a request."""
     places = list(places)

@@ -61,7 +61,7 @@ def curate(clips: str, out: Location, num_frames: int | None, exclude: Location 
     run = presets.change(presets.load(preset), "curate", num_frames=num_frames, exclude=excluded, trust=trust or None)
     if prepare(run, print_config=print_config, dry_run=dry_run, plan=lambda: job.plan(run.curate, clips, out, parent)):
         return
-    engine = engine_at(out, in_process, address)
+    engine = engine_at(out, in_process, address, run.cluster.wait_for_nodes_s)
     work = with_page(out, lambda: job.run(run.curate, clips=clips, out=out, engine=engine, parent=parent))
     finish(out / "clips", work)
 
@@ -83,7 +83,7 @@ def cache(clips: Location, out: Location, components: str | None, captioner: str
     drawn = run.samples_drawn
     if prepare(run, print_config=print_config, dry_run=dry_run, plan=lambda: job.plan(run.cache, clips, out, drawn)):
         return
-    engine = engine_at(out, in_process, address)
+    engine = engine_at(out, in_process, address, run.cluster.wait_for_nodes_s)
     finish(out / "latents", lambda: job.run(run.cache, clips=clips, out=out, engine=engine, samples_drawn=drawn))
 
 
@@ -115,11 +115,13 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
           address: str | None) -> None:  # fmt: skip
     """Train one of the three stages.
 
-    If interrupted, run the same command again to resume. SIGTERM stops after the current step, with exit status 75.
+    If interrupted, run the same command again to resume. SIGTERM stops after the current step, with exit status 75;
+    the loss of a worker has the same status.
     """
+    from ...pipelines.runtime.job_order import RETRY_CODE
     from ...pipelines.train import job
     from ...pipelines.train.preflight.table import table
-    from ...pipelines.train.resume.stop import EXIT_CODE, TrainingStopped
+    from ...pipelines.train.resume.stop import TrainingStopped, WorkerLost
     from .. import presets
 
     run = presets.change(presets.load(preset), f"stage{stage}", steps=steps, seed=seed, num_workers=num_workers,
@@ -140,10 +142,11 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
             raise SteadyDancerError("\n".join(refusals))
         return
     try:
-        record = job.run(run.stage(stage), **inputs, address=address, fork=fork)
-    except TrainingStopped as stopped:
+        waits = run.cluster.wait_for_nodes_s
+        record = job.run(run.stage(stage), **inputs, address=address, fork=fork, wait_for_nodes_s=waits)
+    except (TrainingStopped, WorkerLost) as stopped:
         click.echo(f"steadydancer: {stopped}", err=True)
-        sys.exit(EXIT_CODE)
+        sys.exit(RETRY_CODE)
     if record.get("already_finished"):
         click.echo("this run is already finished; pass a larger --steps to continue it")
     click.echo(f"{out / 'checkpoint'}: stage {stage}, {record['steps']} steps, "
@@ -224,6 +227,6 @@ def evaluate(renders: Location | None, videos: tuple[tuple[str | None, Location]
     if prepare(run, print_config=print_config, dry_run=dry_run,
                plan=lambda: job.plan(run.evaluate, renders, truth, out, **given)):  # fmt: skip
         return
-    engine = engine_at(out, in_process, address)
+    engine = engine_at(out, in_process, address, run.cluster.wait_for_nodes_s)
     inputs: dict[str, Any] = {"renders": renders, "truth": truth, "out": out, **given}
     finish(out / "metrics", lambda: job.run(run.evaluate, **inputs, engine=engine))

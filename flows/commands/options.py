@@ -168,7 +168,7 @@ def configured(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of every command that runs a job."""
     options = [
         click.option("--preset", default="paper", show_default=True,
-                     help="tiny, toydance, one_gpu, paper, module:function, or FILE.json."),
+                     help="tiny, tiny_cluster, toydance, one_gpu, paper, module:function, or FILE.json."),
         click.option("--print-config", is_flag=True, help="Print the configuration as JSON and stop."),
         click.option("--dry-run", is_flag=True, help="Print what would be done, needed and written, and stop."),
         click.option("--address", help="Ray cluster to join. Default: start a private Ray on this machine."),
@@ -218,12 +218,13 @@ def require_cache(run: Run, latents: Location) -> Location:
     return latents
 
 
-def engine_at(out: Location, in_process: bool, address: str | None) -> Engine:
+def engine_at(out: Location, in_process: bool, address: str | None, wait_for_nodes_s: float | None = None) -> Engine:
     """Return the engine that runs a command's packets: this process, a private Ray, or a cluster."""
     from ...datasets.storage import state_folder
     from ...pipelines.runtime.runner import Engine
 
-    return Engine(state_folder(out), in_process, address, "steadydancer " + shlex.join(sys.argv[1:]))
+    waits = {} if wait_for_nodes_s is None else {"wait_for_nodes_s": wait_for_nodes_s}
+    return Engine(state_folder(out), in_process, address, "steadydancer " + shlex.join(sys.argv[1:]), **waits)
 
 
 def finish(folder: Location, job: Callable[[], dict[str, Any]]) -> None:

@@ -130,7 +130,7 @@ def render(checkpoints: tuple[tuple[str | None, Location], ...], image: Location
         if (refusals := job.refusals(plan)) and address is None:  # a cluster has other GPUs
             raise SteadyDancerError("\n".join(refusals))
         return
-    engine = engine_at(out, in_process, address)
+    engine = engine_at(out, in_process, address, run.cluster.wait_for_nodes_s)
     rows = wanted()  # first, as it tells the benchmark
     inputs: dict[str, Any] = {"pairs": rows, "out": out, "engine": engine, **source}
     if work:

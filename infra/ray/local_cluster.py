@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from steadydancer.pipelines.runtime.local_ray import short_path
 
@@ -63,7 +64,13 @@ def main() -> None:
 
         cluster = Cluster()
         try:
-            node = {"num_cpus": arguments.cpus_per_node, "object_store_memory": 256 * 1024**2}
+            node: dict[str, Any] = {
+                "num_cpus": arguments.cpus_per_node,
+                "object_store_memory": 256 * 1024**2,
+                # Any free port: an agent that finds the head's fixed one taken, by the cluster before or by any other
+                # Ray, does not try again, and the cluster never takes a job.
+                "dashboard_agent_listen_port": 0,
+            }
             dashboard = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": arguments.port}
             cluster.add_node(**node, **dashboard, temp_dir=str(sessions))
             for _ in range(arguments.nodes - 1):

@@ -16,6 +16,8 @@ from ...datasets.artifact import RECORD
 from ...datasets.storage import local_folder, location
 from ...datasets.storage.digests import content_digest, json_digest
 from ..weights import lookup
+from ..weights.download import WeightsError
+from ..weights.hub import hub_folder
 
 NAMES = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "scheduler")
 _OFFICIAL_FILES = {"text_encoder": "models_t5*", "vae": "*VAE*", "image_encoder": "models_clip*"}
@@ -133,10 +135,10 @@ def resolve_folder(source: str | Path, names: Iterable[str] = NAMES) -> Path:
     remedy = "Pass a folder, or list missing weights and where they are looked up with `steadydancer weights check`."
     if not is_hub_id(str(source)):
         raise ComponentsError(f"The folder {source} does not exist. {remedy}")
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(str(source), allow_patterns=_hub_patterns(names)))
+        return hub_folder(str(source), _hub_patterns(names))
+    except WeightsError as error:
+        raise ComponentsError(str(error)) from error
     except Exception as error:  # the hub client raises its own errors and those of requests, httpx and the system
         raise ComponentsError(
             f"{source} is not a folder and cannot be downloaded from the model hub ({type(error).__name__}). {remedy}"

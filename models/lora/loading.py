@@ -18,6 +18,8 @@ from ...datasets.storage import is_address, local_folder, location
 from ..checkpoints.files import CheckpointError, check_tensors, open_checkpoint, weight_files
 from ..diffusers_internals import LORA_WEIGHT_NAME_SAFE
 from ..quantised_linear import QuantisedLinear
+from ..weights.download import WeightsError
+from ..weights.hub import hub_file
 from .export import POSE_MODULES_FILE
 from .files import LoraTensors, base_layer, get_weight, read_lora, weight_names
 from .scale import ADAPTER_MODEL
@@ -125,10 +127,10 @@ def resolve_adapter(source: str) -> Path:
         raise CheckpointError(
             f"the LoRA {source} does not exist: pass a safetensors file, or OWNER/NAME/FILE on the hub"
         )
-    from huggingface_hub import hf_hub_download
-
     try:
-        return Path(hf_hub_download("/".join(parts[:2]), parts[2]))
+        return hub_file("/".join(parts[:2]), parts[2])
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from error
     except Exception as error:  # the hub client raises its own errors and those of requests, httpx and the system
         raise CheckpointError(
             f"the LoRA {source} is not a file and cannot be downloaded from the model hub ({type(error).__name__}): "

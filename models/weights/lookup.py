@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .catalogue import CATALOGUE, Weight, local_folder, shipped_folder
 from .download import WeightsError, download, sha256_of, wrong_digest
+from .hub import hub_file
 from .packages import PACKAGES, Package
 
 _SAFETENSORS_INDEX = "*.safetensors.index.json"
@@ -81,11 +82,11 @@ def fetch(name: str) -> Path:
         raise WeightsError(f"{name} is a whole repository, which `fetch` does not download. {where}: {row.remedy}.")
     if row.hub_id is None:
         raise WeightsError(f"{name} has no address that `fetch` knows. {where}: {row.remedy}.")
-    from huggingface_hub import hf_hub_download
-
     try:
         for file in row.files:
-            path = hf_hub_download(row.hub_id, file)
+            path = str(hub_file(row.hub_id, file))
+    except WeightsError:
+        raise
     except Exception as error:  # offline, refused, moved, disk full: the remedy is the same
         raise WeightsError(f"{name} could not be downloaded ({error}). {where}: {row.remedy}.") from error
     folder = Path(path.removesuffix(row.files[-1]))

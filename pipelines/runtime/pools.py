@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from math import ceil, floor
 
+from .nodes import Workers
 from .stage import Stage
 
 GPUS_A_HELPER = 8  # a worker that needs a share of a GPU keeps up with so many GPUs of the bottleneck
@@ -75,6 +76,15 @@ def needed_gpus(stages: list[Stage], in_process: bool = False) -> float:
         return max(stage.num_gpus for stage in stages)
     first = {(stage.pool, stage.num_gpus): stage for stage in reversed(stages)}
     return round(sum(stage.num_gpus * (1 if in_process else stage.num_workers or 1) for stage in first.values()), 4)
+
+
+def needed_workers(stages: list[Stage]) -> list[Workers]:
+    """Return the fewest workers that can run the stages: one of each pool or group.
+
+    Named pools share CPUs, so they need no whole one (see `make_pools`).
+    """
+    kinds = {(stage.pool, stage.num_cpus, stage.num_gpus): stage for stage in stages}
+    return [Workers(1, 0.0 if has_pools(stages) else one.num_cpus, one.num_gpus) for one in kinds.values()]
 
 
 def _helpers(stage: Stage, gpus: float) -> int:

@@ -19,11 +19,13 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from ...datasets.artifact import Packet
+from .config import ClusterConfig
+from .nodes import NodesMissing, watch_nodes
 from .packets import Item as Item
 from .packets import Job as Job
 from .packets import JobStopped as JobStopped
 from .packets import PacketWorker, Parts, item_of
-from .pools import needed_gpus
+from .pools import needed_gpus, needed_workers
 from .stage import StageFault
 
 T = TypeVar("T")
@@ -40,12 +42,14 @@ class Engine:
         in_process: run without Ray: same rows, same verdicts, `breakpoint()` works.
         address: address of a Ray cluster to join; None starts a private Ray on this machine.
         command: command line that reproduces the job, for messages.
+        wait_for_nodes_s: on a cluster, seconds to wait for nodes that can run the job.
     """
 
     state_dir: Path
     in_process: bool = False
     address: str | None = None
     command: str = ""
+    wait_for_nodes_s: float = ClusterConfig().wait_for_nodes_s
 
 
 def run_packets(job: Job, artifact: Parts, packets: list[Packet], engine: Engine) -> dict[str, float]:
@@ -82,8 +86,10 @@ def _results(job: Job, artifact: Parts, packets: list[Packet], engine: Engine) -
 
         from .ray_data import ray_results
 
-        if engine.address is None:  # an autoscaling cluster may add the GPUs later
+        if engine.address is None:
             _require_gpus(job, num_gpus, ray.cluster_resources().get("GPU", 0))
+        else:  # an autoscaler may add nodes later
+            stack.enter_context(watch_nodes(job.name, needed_workers(job.stages), engine.wait_for_nodes_s))
         yield ray_results(job, artifact, packets)
 
 
@@ -122,6 +128,8 @@ def _readable_faults(job: Job, engine: Engine) -> Iterator[None]:
     """Turn a worker's error into a short message with stage, clip, source line and remedy."""
     try:
         yield
+    except NodesMissing as error:
+        raise JobStopped(str(error)) from error
     except OSError as error:
         raise JobStopped(
             f"{job.name} stopped: {error.strerror or error} ({error.filename or engine.state_dir})\n"

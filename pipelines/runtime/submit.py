@@ -1,144 +1,185 @@
-"""Jobs on a cluster: submit commands to its job server and follow them to the end."""
+"""Jobs on a cluster: submit commands to its job server and follow them to the end.
 
-import asyncio
-import hashlib
-import json
-import logging
+A job is known by what it makes: its submission id is derived from the artifact. Whoever asks for the same artifact
+follows the job that is making it, so a job outlives the process, the machine and the connection that watched it.
+"""
+
+import re
 import shlex
-import time
-from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ... import SteadyDancerError
-from .local_ray import ADDRESSES, environment
+from .job_follow import follow
+from .job_log import JobLog
+from .job_order import ARGUMENTS, RETRY_CODE, RUN
+from .job_order import Order as Order
+from .job_server import CONNECT_S, FOLLOW_S, JobServer, JobServerError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
+_INTERRUPT_S = 15.0  # Prefect kills a process 30 s after the signal
+
 
 class JobFailed(SteadyDancerError):
-    """A submitted job failed or was stopped; the message has its id, its status and the last lines of its log."""
+    """A job failed or was stopped; the message begins with the reason.
+
+    Attributes:
+        is_temporary: whether the same command may go on: it was killed, or lost a worker or its node.
+    """
+
+    def __init__(self, message: str, is_temporary: bool = False) -> None:
+        """Set message and kind."""
+        super().__init__(message)
+        self.is_temporary = is_temporary
 
 
-def submit_job(
-    address: str,
-    arguments: list[str],
-    *,
-    env: dict[str, str] | None = None,
-    run_key: str = "",
-    on_log: Callable[[str], None],
-) -> None:
-    """Run `steadydancer ARGUMENTS` on a cluster, forward its log line by line, and return when it has succeeded.
+class JobCancelled(SteadyDancerError):
+    """The run was cancelled, and its job was told to stop."""
 
-    `address` is the cluster's job server, `http(s)://HOST:8265`. The submission id is derived from `arguments` and
-    `run_key`: repeating the call attaches to a pending or running job, returns at once if the job has succeeded, and
-    starts another attempt if it has failed or was stopped. Give a `run_key` (a flow run's id) to run the same arguments
-    again. `env` is set for the command and all its workers; everyone who can see the cluster's jobs can read it, so it
-    must not contain secrets. An interrupt stops the job; a lost connection does not.
+
+def submit_job(address: str, order: Order, on_log: Callable[[str], None]) -> bool:
+    """Run `steadydancer ARGUMENTS` on a cluster, forward its log, and return when its artifact is finished.
+
+    Returns False if it was finished before.
+
+    Follow the job that already makes the artifact, if there is one; otherwise submit it. The job is stopped only if the
+    run was cancelled: an interrupt, an error here or a lost connection leave it running, and the next call follows it.
 
     Raises:
-        SteadyDancerError: the address is not that of a job server.
-        ConnectionError: the job server does not answer.
-        JobFailed: the job failed or was stopped.
+        JobServerError: the job server cannot be reached, or refuses.
+        JobFailed: the job failed or was stopped, or another job with other settings is making the artifact.
+        JobCancelled: the run was cancelled; the job was told to stop.
     """
-    if not address.startswith(("http://", "https://")):
-        raise SteadyDancerError(
-            f"{address!r} is not the address of a Ray job server: use http(s)://HOST:PORT (usually :8265)"
-        )
-    with environment({}, removed=ADDRESSES):  # they would override `address`
-        from ray.exceptions import AuthenticationError
-        from ray.job_submission import JobStatus, JobSubmissionClient
-
-        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
-        try:
-            client = JobSubmissionClient(address)
-        except AuthenticationError as error:
-            raise SteadyDancerError(
-                f"{address} requires a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN in the "
-                "environment of this command, or of the worker that runs the flow"
-            ) from error
-    submission_id, status = _attach_or_submit(client, arguments, env or {}, run_key)
-    if status == JobStatus.SUCCEEDED:
-        on_log(f"{submission_id} has already succeeded and is not run again")
-        return
-    on_log(f"{submission_id} on {address}: steadydancer {shlex.join(arguments)}")
+    server = JobServer(address, on_log)
     try:
-        job, last_lines = _follow(client, submission_id, on_log)
+        job, submission_id, log = _run(server, order, on_log)
     except Exception:
-        raise  # the connection failed, not the job: it keeps running, and the next call attaches to it
-    except BaseException:
-        client.stop_job(submission_id)
+        raise  # the connection failed, not the job
+    except BaseException:  # a signal, or the end of this process
+        if order.is_cancelled():
+            _stop(server, order, _INTERRUPT_S, on_log)
         raise
-    if job.status != JobStatus.SUCCEEDED:
-        # Ray's message repeats the log after this.
-        message = (job.message or "").split(", last available logs")[0]
-        raise JobFailed("\n".join([f"{submission_id} {job.status.value}: {message}", *last_lines]))
+    if job is not None and job.status != "SUCCEEDED":
+        raise _failure(job, submission_id, address, log)
+    return job is not None
 
 
-def _attach_or_submit(
-    client: "JobSubmissionClient", arguments: list[str], env: dict[str, str], run_key: str
-) -> tuple[str, Any]:
-    """Return (submission id, status) of the active or succeeded job with these arguments, or of a new attempt."""
-    from ray.job_submission import JobStatus
-
-    base = "steadydancer-" + hashlib.sha256(json.dumps([run_key, arguments]).encode()).hexdigest()[:16]
-    statuses = {job.submission_id: job.status for job in client.list_jobs()}
-    submission_id, attempt = base, 1
-    while statuses.get(submission_id) in (JobStatus.FAILED, JobStatus.STOPPED):
-        attempt += 1
-        submission_id = f"{base}-{attempt}"
-    if submission_id in statuses:
-        return submission_id, statuses[submission_id]
-    try:
-        client.submit_job(
-            entrypoint=shlex.join(["steadydancer", *arguments]),
-            submission_id=submission_id,
-            # Every update of a progress bar is a line in the job's log.
-            runtime_env={"env_vars": {"PYTHONSAFEPATH": "1", "TQDM_MININTERVAL": "30", **env}},
-        )
-    except RuntimeError:
-        # The same job may have been submitted concurrently; anything else is a real error.
-        if submission_id not in {job.submission_id for job in client.list_jobs()}:
-            raise
-    return submission_id, client.get_job_status(submission_id)
-
-
-def _follow(
-    client: "JobSubmissionClient", submission_id: str, on_log: Callable[[str], None]
-) -> tuple["JobDetails", list[str]]:
-    """Forward the log until the job ends; return the job and the last lines of its log."""
-    last_lines: deque[str] = deque(maxlen=15)
-
-    def take(line: str) -> None:
-        last_lines.append(line)
-        on_log(line)
-
-    num_taken = 0
-    while True:
-        num_taken = asyncio.run(_tail(client, submission_id, num_taken, take))
-        job = client.get_job_info(submission_id)
-        if job.status.is_terminal():
-            return job, list(last_lines)
-        time.sleep(2)  # the connection was lost, not the job
-
-
-async def _tail(client: "JobSubmissionClient", submission_id: str, num_taken: int, take: Callable[[str], None]) -> int:
-    """Forward log lines after the first `num_taken` until the job or the connection ends; return the new count."""
-    import aiohttp
-
-    chunks = client.tail_job_logs(submission_id)
-    rest, num_read = "", 0
-    ended = False
-    while not ended:
-        try:
-            *lines, rest = (rest + await anext(chunks)).split("\n")
-        except StopAsyncIteration:  # the last line may lack a newline
-            lines, ended = [rest] if rest else [], True
-        except (RuntimeError, OSError, aiohttp.ClientError):
+def _run(server: JobServer, order: Order, on_log: Callable[[str], None]) -> tuple["JobDetails | None", str, JobLog]:
+    """Return the job that made the artifact, or failed to, its id and its log; None if there was nothing to do."""
+    for is_last in (False, True):
+        submission_id, is_attached = _attach_or_submit(server, order)
+        log = JobLog()
+        if submission_id is None:
+            on_log(f"{order.artifact} is finished")
+            return None, "", log
+        order.on_job(submission_id)
+        how = "following" if is_attached else "submitted"
+        on_log(f"{how} {submission_id} on {server.address}: steadydancer {shlex.join(order.arguments)}")
+        job = follow(server, submission_id, order, log, on_log)
+        if job is None:
+            _stop(server, order, FOLLOW_S, on_log)
+            raise JobCancelled(f"the run was cancelled, and job {submission_id} told to stop")
+        # The cancellation of another run may have stopped a job that this one only followed.
+        if job.status != "STOPPED" or not is_attached or is_last:
             break
-        for line in lines:
-            num_read += 1
-            if num_read > num_taken:
-                take(line)
-    return max(num_taken, num_read)
+        on_log(f"{submission_id} was stopped by others; submitting another attempt")
+    return job, submission_id, log
+
+
+def stop_job(address: str, submission_id: str, on_log: Callable[[str], None]) -> bool:
+    """Tell a job to stop; return False if it has already ended.
+
+    Raises:
+        JobServerError: the job server cannot be reached, or refuses.
+        JobUnknown: it does not know the job.
+    """
+    server = JobServer(address, on_log)
+    if server.ask(lambda client: client.get_job_info(submission_id), CONNECT_S).status.is_terminal():
+        return False
+    return bool(server.ask(lambda client: client.stop_job(submission_id), CONNECT_S))
+
+
+def _attach_or_submit(server: JobServer, order: Order) -> tuple[str | None, bool]:
+    """Return the id of the job to follow, and whether it was there before; None if there is nothing to do."""
+    listed = server.ask(lambda client: client.list_jobs(), CONNECT_S)
+    attempts = {number: job for job in listed if (number := order.attempt(job.submission_id))}
+    last = attempts[max(attempts)] if attempts else None
+    if last is not None and not last.status.is_terminal():
+        return _checked(last, order), True
+    if last is not None and last.status == "SUCCEEDED" and last.metadata == order.metadata and order.is_finished():
+        return None, True
+    attempt = max(attempts, default=0) + 1
+    submission_id = order.submission_id(attempt)
+
+    def submit(client: "JobSubmissionClient") -> bool:
+        try:
+            client.submit_job(
+                entrypoint=shlex.join(["steadydancer", *order.arguments]),
+                submission_id=submission_id,
+                metadata=order.metadata,
+                runtime_env={"env_vars": order.variables()},
+            )
+        except (RuntimeError, OSError):
+            # Submitted by somebody else at the same moment, or by this call, of which only the answer was lost.
+            found = next((job for job in client.list_jobs() if job.submission_id == submission_id), None)
+            if found is None:
+                raise
+            _checked(found, order)
+            return bool((found.metadata or {}).get(RUN) != order.run)
+        return False
+
+    return submission_id, server.ask(submit, CONNECT_S)
+
+
+def _checked(job: "JobDetails", order: Order) -> str:
+    """Return the id of a job that may be followed.
+
+    Raises:
+        JobFailed: it makes the artifact with other settings.
+    """
+    if (job.metadata or {}).get(ARGUMENTS) != order.metadata[ARGUMENTS]:
+        raise JobFailed(
+            f"{order.artifact} is being made by job {job.submission_id} with other settings or inputs: wait for it, "
+            "cancel its run, or choose another out"
+        )
+    return str(job.submission_id)
+
+
+def _stop(server: JobServer, order: Order, patience_s: float, on_log: Callable[[str], None]) -> None:
+    """Tell the job that makes the artifact to stop, also if it was submitted a moment ago."""
+
+    def stop(client: "JobSubmissionClient") -> list[str]:
+        listed = [job for job in client.list_jobs() if order.attempt(job.submission_id)]
+        running = [str(job.submission_id) for job in listed if not job.status.is_terminal()]
+        for submission_id in running:
+            client.stop_job(submission_id)
+        return running
+
+    try:
+        for submission_id in server.ask(stop, patience_s):
+            on_log(f"stopping {submission_id}, which has {order.stop_grace_s} s to save its work")
+    except JobServerError as error:
+        on_log(f"the job could not be stopped: `ray job stop {order.name}` ({error})")
+        raise
+
+
+def _failure(job: "JobDetails", submission_id: str, address: str, log: JobLog) -> JobFailed:
+    """Return the error of a job that did not succeed: the reason first, then which job it was."""
+    message = " ".join((job.message or "").split(", last available logs")[0].split())
+    found = re.search(r"exit code (-?\d+)", message)
+    code = int(found[1]) if found else 0
+    killed_by = -code if code < 0 else code - 128 if code > 128 else 0
+    if job.status == "STOPPED":
+        reason = "the job was stopped by others: retry to go on"
+    elif code == 127:
+        reason = "the cluster's head has no command `steadydancer`: install this project on every node"
+    elif killed_by:
+        reason = f"the command was killed (signal {killed_by}), perhaps for lack of memory: retry to go on"
+    else:
+        reason = log.reason() or message[:300]
+    is_lost = (job.error_type or "").startswith("JOB_SUPERVISOR")  # with the node that ran the command
+    return JobFailed(
+        f"{reason}\n({submission_id} {job.status.value} on {address})", is_lost or killed_by > 0 or code == RETRY_CODE
+    )

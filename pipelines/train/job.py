@@ -7,6 +7,7 @@ import os
 import shutil
 import textwrap
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ...datasets.artifact import RECORD, exclusive
 from ...datasets.artifact_lookup import describe_artifacts
 from ...datasets.storage import Location
 from ..runtime.after_commit import after_commit
+from ..runtime.config import ClusterConfig
 from .config import TrainConfig
 from .gallery_schedule import ray_validation, render_remaining
 from .metrics.progress import progress
@@ -36,6 +38,7 @@ def run(
     from_checkpoint: Location | None = None,
     address: str | None = None,
     fork: Location | None = None,
+    wait_for_nodes_s: float = ClusterConfig().wait_for_nodes_s,
 ) -> dict[str, Any]:
     """Train one stage to its last step, from the beginning or from its newest training state.
 
@@ -51,6 +54,7 @@ def run(
         from_checkpoint: checkpoint of the previous stage, for stages 2 and 3.
         address: address of a Ray cluster; None: a private Ray on this machine, or no Ray with `num_workers=0`.
         fork: folder of another run; this run starts from its newest training state, with different settings.
+        wait_for_nodes_s: on a cluster, seconds to wait for nodes that can hold all workers.
 
     Returns:
         The checkpoint's record, `out/checkpoint/run.json`; with `"already_finished": True` if the run was complete.
@@ -60,6 +64,7 @@ def run(
         ArtifactError: the latents are not finished, or another process is using `out`.
         TrainingStopped: stopped by SIGTERM; the training state is saved.
         WorkerLost: more workers died than `max_restarts` allows; the training states written so far remain.
+        NodesMissing: the cluster's nodes cannot hold all workers, from the start or after the loss of a node.
     """
     if (folder := run_folder(out)) != out:
         with exclusive(out):
@@ -91,7 +96,7 @@ def run(
             return {**finished, "already_finished": True}
         (out / "state").mkdir(exist_ok=True)
         with progress(config, out, steps_done(out)):
-            _fit(config, settings, out, address)
+            _fit(config, settings, out, address, wait_for_nodes_s)
         record = _finished(out, config.steps)
         if record is None:  # the loop commits a checkpoint, raises, or stops on request
             raise TrainingStopped(
@@ -144,7 +149,9 @@ def _finished(out: Path, steps: int) -> dict[str, Any] | None:
     return record if record is not None and record["steps"] == steps else None
 
 
-def _fit(config: TrainConfig, settings: dict[str, Any], out: Path, address: str | None) -> None:
+def _fit(
+    config: TrainConfig, settings: dict[str, Any], out: Path, address: str | None, wait_for_nodes_s: float
+) -> None:
     """Run the training loop in every worker; if one fails, raise its original exception."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if config.num_workers == 0:
@@ -156,8 +163,12 @@ def _fit(config: TrainConfig, settings: dict[str, Any], out: Path, address: str 
     import ray.train
 
     from ..runtime.local_ray import local_ray
+    from ..runtime.nodes import Workers, watch_nodes
 
-    with local_ray(out / ".engine" / "ray", address):
+    workers = [Workers(config.num_workers, 0.0 if config.use_gpu else 1.0, float(config.use_gpu))]
+    with local_ray(out / ".engine" / "ray", address), ExitStack() as stack:
+        if address is not None:
+            stack.enter_context(watch_nodes(f"train stage {config.stage}", workers, wait_for_nodes_s))
         try:
             with stops_on_sigterm(out):  # inside local_ray: ray.init installs its own handler
                 _trainer(config, settings, out).fit()

@@ -1,6 +1,19 @@
-"""Call commands as a user does."""
+"""Call commands as a user does; start Prefect servers and Ray clusters as an operator does."""
 
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
 import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +21,8 @@ from typing import Any
 import pytest
 
 from steadydancer.flows import cli
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -35,3 +50,208 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp
         return Answer(code, out, err)
 
     return run
+
+
+@dataclass
+class Server:
+    """A Prefect server of this test's own, on the loopback, with its state in the test's folder."""
+
+    folder: Path
+    api: str
+    env: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        """Start the server, on the port and the database that it had before."""
+        log, port = self.folder / "server.log", self.api.rpartition(":")[2].removesuffix("/api")
+        self.process = self.start("server", "start", "--host", "127.0.0.1", "--port", port, cwd=self.folder, log=log)
+
+        def healthy() -> bool:
+            try:
+                return bool(self.call("/health"))
+            except (urllib.error.URLError, OSError):
+                return False
+
+        self.wait_for(healthy, 300, log)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End the server with a signal."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+            self.process.wait(timeout=60)
+
+    def prefect(self, *words: str, cwd: Path = ROOT) -> str:
+        command = [Path(sys.executable).with_name("prefect"), *words]
+        return subprocess.run(command, env=self.env, cwd=cwd, check=True, capture_output=True, text=True).stdout
+
+    def start(self, *words: str, cwd: Path, log: Path, **env: str) -> subprocess.Popen[bytes]:
+        command = [Path(sys.executable).with_name("prefect"), *words]
+        with log.open("wb") as out:
+            return subprocess.Popen(
+                command, env=self.env | env, cwd=cwd, stdout=out, stderr=out, start_new_session=True
+            )
+
+    def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """POST with a body, else GET."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.api + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def flow_runs(self, flow: str) -> list[dict[str, Any]]:
+        return list(
+            self.call("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_ASC"})
+        )
+
+    def wait_for(self, something: Callable[[], Any], timeout_s: float, log: Path) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if found := something():
+                return found
+            time.sleep(0.5)
+        raise TimeoutError(log.read_text()[-4000:])
+
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
+        stop(process)
+
+    def run(self, deployment: str, **parameters: Any) -> str:
+        """Start a run of a deployment; return its id."""
+        found = self.call(f"/deployments/name/{deployment}")
+        return str(self.call(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})["id"])
+
+    def ended(self, flow_run_id: str) -> dict[str, Any] | None:
+        flow_run = self.call(f"/flow_runs/{flow_run_id}")
+        return flow_run if flow_run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process and those it started (a session of its own)."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=20)
+
+
+def own_environment(home: Path, port: int) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "RAY_"))}
+    return inherited | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
+        "PYTHONSAFEPATH": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """The address of a database of an own PostgreSQL server on the loopback; it runs as `postgres` if we are root."""
+    found = shutil.which("pg_config")
+    assert found, "PostgreSQL is not installed"
+    programs = Path(subprocess.run([found, "--bindir"], capture_output=True, text=True, check=True).stdout.strip())
+    with tempfile.TemporaryDirectory(prefix="sd-pg-") as text, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port, folder, user = str(probe.getsockname()[1]), Path(text), "postgres" if os.getuid() == 0 else None
+        probe.close()
+        if user:
+            shutil.chown(folder, user, user)
+
+        def run(name: str, *words: str) -> None:
+            subprocess.run([programs / name, *words], user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+        data = ("-D", str(folder / "data"))
+        run("initdb", *data, "-U", "prefect", "--auth=trust")
+        options = f"-p {port} -k {folder} -h 127.0.0.1"
+        run("pg_ctl", *data, "-w", "-l", str(folder / "log"), "-o", options, "start")
+        try:
+            run("createdb", "-h", "127.0.0.1", "-p", port, "-U", "prefect", "prefect")
+            yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/prefect"
+        finally:
+            run("pg_ctl", *data, "-m", "immediate", "stop")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the deployments and the automation, and a pool for them.
+
+    On SQLite, or with `PREFECT_ON_POSTGRESQL=1` on PostgreSQL.
+    """
+    folder = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = own_environment(folder / "home", port)
+    with contextlib.ExitStack() as stack:
+        if os.environ.get("PREFECT_ON_POSTGRESQL"):
+            env["PREFECT_API_DATABASE_CONNECTION_URL"] = stack.enter_context(postgresql())
+        yield from serve(Server(folder, f"http://127.0.0.1:{port}/api", env))
+
+
+def serve(server: Server) -> Iterator[Server]:
+    """Run a server with deployments, automation and pool until the tests have ended."""
+    (server.folder / "home").mkdir()
+    try:
+        server.begin()
+        server.call("/work_pools/", {"name": "local", "type": "process"})
+        server.prefect("--no-prompt", "deploy", "--all")
+        server.prefect("automation", "create", "--from-file", str(ROOT / "infra" / "prefect" / "automations.yaml"))
+        yield server
+    finally:
+        server.end()
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A Ray cluster of three nodes of one core each on this machine."""
+
+    address: str
+    token: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token)}
+
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        headers = {"Authorization": f"Bearer {self.token.read_text()}"}
+        request = urllib.request.Request(f"{self.address}/api/jobs/", headers=headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return {job["submission_id"]: job for job in json.load(answer) if job["submission_id"]}
+
+
+@contextlib.contextmanager
+def nodes(folder: Path, command: Path | None = None) -> Iterator[Nodes]:
+    """Three nodes whose jobs run `steadydancer`, or the given command of that name."""
+    env = own_environment(folder, 1)
+    if command is not None:
+        env["PATH"] = f"{command.parent}{os.pathsep}{env['PATH']}"
+    script = ROOT / "infra" / "ray" / "local_cluster.py"
+    process = subprocess.Popen([sys.executable, script, "--nodes", "3", "--state", folder / "ray"],
+                               env=env, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert process.stdout is not None
+    try:
+        process.stdout.readline()
+        address = re.search(r"job server (http://\S+)", process.stdout.readline())
+        assert address
+        yield Nodes(address[1], folder / "ray" / "token")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=120)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Nodes]:
+    """Three nodes with this project."""
+    with nodes(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def cluster_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Any]:
+    """Start three nodes whose command `steadydancer` is a given script."""
+    return lambda command: nodes(tmp_path_factory.mktemp("nodes"), command)

@@ -92,16 +92,15 @@ def test_a_flow_shows_funnel_reasons_card_and_page(
     shown: dict[str, Any] = {}
     shutil.copytree(curated / "clips", tmp_path / "clips")
     monkeypatch.setattr(curate_flow, "publish", lambda key, title, rows: shown.update({key: rows}))
-    monkeypatch.setattr(curate_flow, "create_markdown_artifact",
-                        lambda key, markdown, description: shown.update({key: markdown}))  # fmt: skip
-    monkeypatch.setattr(curate_flow, "create_link_artifact", lambda key, link, link_text: shown.update({key: link}))
+    monkeypatch.setattr(curate_flow, "publish_text", lambda key, markdown, title: shown.update({key: markdown}))
+    monkeypatch.setattr(curate_flow, "publish_page", lambda key, page: shown.update({key: page}))
     curate_flow.publish_curation(tmp_path)
     counts = Clips(tmp_path).record["counts"]
     assert shown["clip-funnel"][-1]["left"] == counts["ok"]
     assert sum(row["lost"] for row in shown["clip-funnel"]) == counts["inputs"] - counts["ok"]
     assert sum(row["rows"] for row in shown["clip-verdicts"]) == counts["inputs"]
     assert shown["clip-card"].lstrip().startswith("# Clips of clips") and "license:" not in shown["clip-card"]
-    assert shown["clip-report"] == (tmp_path / "curation.html").as_uri()
+    assert shown["clip-report"] == tmp_path / "curation.html"
 
 
 def test_a_page_that_fails_is_a_warning_and_report_makes_it_again(

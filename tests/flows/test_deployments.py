@@ -4,22 +4,17 @@ import importlib
 import inspect
 import json
 import logging
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from steadydancer.datasets.artifact import Artifact
@@ -31,6 +26,7 @@ from steadydancer.flows import prefect_ui as handover
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 NAMES = ("curate-dataset", "train-steadydancer", "render-evaluation", "reproduce")
+STOP = "stop-cancelled/cluster"
 
 
 def flow_of(deployment: dict[str, Any]) -> Any:
@@ -44,9 +40,9 @@ def full_name(deployment: dict[str, Any]) -> str:
 
 def test_every_flow_is_deployed_here_and_to_a_cluster() -> None:
     assert {full_name(d) for d in DEPLOYMENTS} == {
-        f"{name}/{where}" for name in NAMES for where in ("local", "cluster")
-    }
-    for deployment in DEPLOYMENTS:
+        STOP, *(f"{name}/{where}" for name in NAMES for where in ("local", "cluster"))
+    }  # fmt: skip
+    for deployment in (one for one in DEPLOYMENTS if full_name(one) != STOP):
         assert deployment["schedules"] == []  # else `prefect deploy` asks for some
         parameters = inspect.signature(flow_of(deployment).fn).parameters
         assert set(deployment.get("parameters", {})) <= set(parameters)
@@ -55,6 +51,31 @@ def test_every_flow_is_deployed_here_and_to_a_cluster() -> None:
         for trigger in deployment.get("triggers", []):
             needed = {name for name, value in parameters.items() if value.default is inspect.Parameter.empty}
             assert needed <= set(trigger["parameters"]) <= set(parameters)
+
+
+def test_a_cancelled_run_of_a_cluster_deployment_has_its_job_stopped() -> None:
+    (deployment,) = (one for one in DEPLOYMENTS if full_name(one) == STOP)
+    (trigger,) = deployment["triggers"]
+    assert trigger["expect"] == ["prefect.flow-run.Cancelling"]
+    assert trigger["parameters"] == {"flow_run_id": "{{ event.resource.id }}"}
+    flows, deployments = trigger["match_related"]
+    assert set(flows["prefect.resource.name"]) == set(NAMES) and deployments["prefect.resource.name"] == "cluster"
+    EventTrigger.model_validate(trigger)
+
+
+def test_lost_runs_are_crashed_within_five_minutes() -> None:
+    """Prefect reads the file as it is, and the heartbeats of the deployments are frequent enough for it."""
+    (data,) = yaml.safe_load((ROOT / "infra" / "prefect" / "automations.yaml").read_text())["automations"]
+    automation = AutomationCore.model_validate(data)
+    (action,) = automation.actions
+    assert isinstance(automation.trigger, EventTrigger) and isinstance(action, ChangeFlowRunState)
+    assert action.state == StateType.CRASHED
+    assert set(data["trigger"]["match_related"]["prefect.resource.name"]) == set(NAMES)
+    pools = {json.dumps(deployment["work_pool"]) for deployment in DEPLOYMENTS}
+    (pool,) = map(json.loads, pools)
+    frequency_s = int(pool["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    assert frequency_s >= 30  # Prefect takes fewer for 30
+    assert 3 * frequency_s <= automation.trigger.within.total_seconds() <= 300 - 2 * frequency_s
 
 
 @dataclass
@@ -109,7 +130,7 @@ def test_latents_start_training_and_its_checkpoint_starts_rendering(
     where: str, announced: list[Announced], tmp_path: Path
 ) -> None:
     cluster = "http://head:8265" if where == "cluster" else None
-    preset = presets.tiny().model_dump_json() if where == "cluster" else "tiny"
+    preset = presets.tiny_cluster().model_dump_json() if where == "cluster" else "tiny"
     curate.curate_dataset.fn("clips", str(tmp_path), preset, components="hub/id", cluster=cluster, trigger_next=True,
                              pairs="/pairs.csv", truth="s3://bucket/truth")  # fmt: skip
     (parameters,) = announced[-1].starts().values()
@@ -169,7 +190,7 @@ def test_a_chain_on_a_store_hands_addresses_over(
     monkeypatch.setattr(tasks, "render", rendered)
     monkeypatch.setattr(tasks, "evaluate", lambda run, renders, truth, out, *_: rendered(run, renders, truth, out))
     monkeypatch.setattr(render, "publish", lambda *_: None)
-    monkeypatch.setattr(render, "create_link_artifact", lambda **_: pytest.fail("no browser follows it"))
+    monkeypatch.setattr(handover, "create_link_artifact", lambda **_: pytest.fail("no browser follows it"))
     render.render_evaluation.fn(**parameters)
     assert seen == {"checkpoint": location(f"{bucket}/run"), "pairs": None, "out": location(f"{bucket}/run")}
 
@@ -183,113 +204,25 @@ def test_training_that_would_start_rendering_of_nothing_is_refused_before_it_beg
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Server:
-    """A Prefect server of this test's own, on the loopback, with its state in the test's folder."""
-
-    folder: Path
-    api: str
-    env: dict[str, str]
-
-    def prefect(self, *words: str, cwd: Path = ROOT) -> str:
-        command = [Path(sys.executable).with_name("prefect"), *words]
-        return subprocess.run(command, env=self.env, cwd=cwd, check=True, capture_output=True, text=True).stdout
-
-    def start(self, *words: str, cwd: Path, log: Path, **env: str) -> subprocess.Popen[bytes]:
-        command = [Path(sys.executable).with_name("prefect"), *words]
-        with log.open("wb") as out:
-            return subprocess.Popen(
-                command, env=self.env | env, cwd=cwd, stdout=out, stderr=out, start_new_session=True
-            )
-
-    def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """POST with a body, else GET."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.api + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
-
-    def flow_runs(self, flow: str) -> list[dict[str, Any]]:
-        return list(
-            self.call("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_ASC"})
-        )
-
-    def ended(self, flow_run_id: str) -> dict[str, Any] | None:
-        flow_run = self.call(f"/flow_runs/{flow_run_id}")
-        return flow_run if flow_run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
-
-
-def wait_for(something: Callable[[], Any], timeout_s: float, log: Path) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if found := something():
-            return found
-        time.sleep(0.5)
-    raise TimeoutError(log.read_text()[-4000:])
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process and those it started (a session of its own)."""
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=20)
-
-
-def own_environment(home: Path, port: int) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "RAY_"))}
-    return inherited | {
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_CLI_PROMPT": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
-        "PYTHONSAFEPATH": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the eight deployments and a pool for them; what curation needs lies in its folder."""
-    folder = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = Server(folder, f"http://127.0.0.1:{port}/api", own_environment(folder / "home", port))
-    (folder / "home").mkdir()
-    log = folder / "server.log"
-    process = server.start("server", "start", "--host", "127.0.0.1", "--port", str(port), cwd=folder, log=log)
-    try:
-        from steadydancer.datasets.toydance import make_toy_clips
-        from steadydancer.models.components import save_components, tiny_components
+def media(server: Any) -> None:
+    """What curation needs, in the server's folder."""
+    from steadydancer.datasets.toydance import make_toy_clips
+    from steadydancer.models.components import save_components, tiny_components
 
-        save_components(tiny_components(seed=0), folder / "components")
-        make_toy_clips(folder / "all_clips", num_good=2)
-        (folder / "clips").mkdir()
-        for path in [*(folder / "all_clips").glob("dancer_*"), *(folder / "all_clips").glob("truncated*")]:
-            path.rename(folder / "clips" / path.name)
-
-        def healthy() -> bool:
-            try:
-                return bool(server.call("/health"))
-            except (urllib.error.URLError, OSError):
-                return False
-
-        wait_for(healthy, 180, log)
-        server.call("/work_pools/", {"name": "local", "type": "process"})
-        server.prefect("--no-prompt", "deploy", "--all")
-        yield server
-    finally:
-        stop(process)
+    folder = server.folder
+    save_components(tiny_components(seed=0), folder / "components")
+    make_toy_clips(folder / "all_clips", num_good=2)
+    (folder / "clips").mkdir()
+    for path in [*(folder / "all_clips").glob("dancer_*"), *(folder / "all_clips").glob("truncated*")]:
+        path.rename(folder / "clips" / path.name)
 
 
 @pytest.mark.acceptance
 @pytest.mark.timeout(600)
-def test_a_deployment_makes_latents_and_starts_the_next_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deployment_makes_latents_and_starts_the_next_once(
+    server: Any, media: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parameters = {"clips": "clips", "out": "run", "preset": "tiny", "components": "components"}
     switches = {"in_process": True, "trigger_next": True}
     words = [f"--param={name}={json.dumps(value)}" for name, value in (parameters | switches).items()]
@@ -298,9 +231,9 @@ def test_a_deployment_makes_latents_and_starts_the_next_once(server: Server, mon
     try:
         server.prefect("deployment", "run", "curate-dataset/local", *words)
         (flow_run,) = server.flow_runs("curate-dataset")
-        state = wait_for(lambda: server.ended(flow_run["id"]), 300, log)
+        state = server.wait_for(lambda: server.ended(flow_run["id"]), 300, log)
     finally:
-        stop(worker)  # before the training is far
+        server.stop(worker)  # before the training is far
     assert state["state_name"] == "Completed", log.read_text()[-4000:]
 
     out = server.folder / "run"
@@ -308,11 +241,12 @@ def test_a_deployment_makes_latents_and_starts_the_next_once(server: Server, mon
     assert counts == {"inputs": 3, "ok": 2, "rejected": 0, "quarantined": 1}
     assert Artifact(out / "latents").record()["counts"] == {"inputs": 2, "ok": 2, "rejected": 0, "quarantined": 0}
     shown = server.call("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run["id"]]}}})
-    assert {artifact["key"]: artifact["type"] for artifact in shown} == {
-        "curated-clips": "table", "clip-funnel": "table", "clip-verdicts": "table", "clip-card": "markdown",
-        "clip-report": "markdown"}  # fmt: skip
+    named = f"-{flow_run['name']}"  # nobody else's run has the same keys
+    kinds = {"curated-clips": "table", "clip-funnel": "table", "clip-verdicts": "table", "clip-card": "markdown"}
+    assert {artifact["key"].removesuffix(named): artifact["type"] for artifact in shown} == kinds
+    assert all(artifact["key"].endswith(named) for artifact in shown)
 
-    (started,) = wait_for(lambda: server.flow_runs("train-steadydancer"), 60, log)
+    (started,) = server.wait_for(lambda: server.flow_runs("train-steadydancer"), 60, log)
     local = server.call("/deployments/name/train-steadydancer/local")
     assert started["deployment_id"] == local["id"]
     assert started["parameters"] == {
@@ -329,72 +263,66 @@ def test_a_deployment_makes_latents_and_starts_the_next_once(server: Server, mon
 
 
 @pytest.mark.acceptance
-def test_no_deployment_remembers_a_folder_of_the_machine_that_deployed(server: Server) -> None:
+def test_no_deployment_remembers_a_folder_of_the_machine_that_deployed(server: Any) -> None:
     deployments = server.call("/deployments/filter", {})
-    assert len(deployments) == 8
+    assert len(deployments) == 9
     assert str(ROOT) not in json.dumps(deployments)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """Job server's address and token file of three nodes of one core each."""
-    script = ROOT / "infra" / "ray" / "local_cluster.py"
-    process = subprocess.Popen([sys.executable, script, "--nodes", "3", "--state", tmp_path / "ray"],
-                               env=own_environment(tmp_path, 1), stdout=subprocess.PIPE, text=True)  # fmt: skip
-    assert process.stdout is not None
-    try:
-        process.stdout.readline()
-        address = re.search(r"job server (http://\S+)", process.stdout.readline())
-        assert address
-        yield address[1], tmp_path / "ray" / "token"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
-
-
 @pytest.mark.acceptance
 @pytest.mark.timeout(2400)
-def test_a_cluster_is_given_jobs_and_the_chain_goes_on_there(server: Server, cluster: tuple[str, Path]) -> None:
+def test_a_cluster_is_given_jobs_and_the_chain_goes_on_there(server: Any, media: None, cluster: Any) -> None:
     """Curation on three nodes starts training on two of them; a retried flow submits nothing again."""
-    address, token = cluster
-    run = presets.tiny()
+    run = presets.tiny_cluster()
     for stage in ("stage1", "stage2", "stage3"):
-        run = presets.change(run, stage, steps=2, warmup_steps=1, num_workers=2 if stage == "stage1" else 0)
+        run = presets.change(run, stage, steps=2, warmup_steps=1)
     (server.folder / "short.json").write_text(run.model_dump_json())
-
-    def jobs() -> dict[str, str]:
-        headers = {"Authorization": f"Bearer {token.read_text()}"}
-        with urllib.request.urlopen(
-            urllib.request.Request(f"{address}/api/jobs/", headers=headers), timeout=60
-        ) as answer:
-            return {job["submission_id"]: job["status"] for job in json.load(answer)}
-
     log, out = server.folder / "cluster_worker.log", server.folder / "on_cluster"
-    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    worker = server.start("worker", "start", "--pool", "local", cwd=server.folder, log=log, **auth)
+    worker = server.start("worker", "start", "--pool", "local", cwd=server.folder, log=log, **cluster.env)
     try:
         before = {flow_run["id"] for flow_run in server.flow_runs("train-steadydancer")}
-        parameters = {"clips": "clips", "out": "on_cluster", "preset": "short.json", "components": "components",
-                      "cluster": address, "trigger_next": True}  # fmt: skip
-        deployment = server.call("/deployments/name/curate-dataset/cluster")
-        curation = server.call(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})["id"]
+        curation = server.run("curate-dataset/cluster", clips="clips", out="on_cluster", preset="short.json",
+                              components="components", cluster=cluster.address, trigger_next=True)  # fmt: skip
 
         def started() -> list[str]:
             return [run["id"] for run in server.flow_runs("train-steadydancer") if run["id"] not in before]
 
-        assert wait_for(lambda: server.ended(curation), 600, log)["state_name"] == "Completed", log.read_text()[-4000:]
-        (training,) = wait_for(started, 60, log)
-        assert wait_for(lambda: server.ended(training), 1200, log)["state_name"] == "Completed", log.read_text()[-4000:]
+        assert server.wait_for(lambda: server.ended(curation), 600, log)["state_name"] == "Completed"
+        (training,) = server.wait_for(started, 60, log)
+        assert server.wait_for(lambda: server.ended(training), 1800, log)["state_name"] == "Completed"
         assert Artifact(out / "clips").record()["counts"] == {"inputs": 3, "ok": 2, "rejected": 0, "quarantined": 1}
         assert all((out / f"stage{n}" / "checkpoint" / "run.json").is_file() for n in (1, 2, 3))
-        assert list(jobs().values()) == ["SUCCEEDED"] * 5
+        assert [job["status"] for job in cluster.jobs().values()] == ["SUCCEEDED"] * 5
 
         server.prefect("flow-run", "retry", curation)
-        wait_for(lambda: (server.ended(curation) or {}).get("run_count") == 2, 300, log)
-        assert server.ended(curation)["state_name"] == "Completed"  # type: ignore[index]
-        assert len(jobs()) == 5 and started() == [training]
+        server.wait_for(lambda: (server.ended(curation) or {}).get("run_count") == 2, 300, log)
+        assert server.ended(curation)["state_name"] == "Completed"
+        assert len(cluster.jobs()) == 5 and started() == [training]
     finally:
-        stop(worker)
+        server.stop(worker)
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(1200)
+def test_a_request_that_no_node_meets_fails_with_what_was_asked_and_what_is_there(
+    server: Any, media: None, cluster: Any
+) -> None:
+    (server.folder / "gpu.json").write_text(presets.change(presets.tiny(), "curate", num_gpus=0.25).model_dump_json())
+    log = server.folder / "gpu_worker.log"
+    worker = server.start("worker", "start", "--pool", "local", cwd=server.folder, log=log, **cluster.env)
+    try:
+        run = server.run("curate-dataset/cluster", clips="clips", out="gpu", preset="gpu.json", components="components",
+                         cluster=cluster.address)  # fmt: skip
+        ended = server.wait_for(lambda: server.ended(run), 600, log)
+    finally:
+        server.stop(worker)
+    message = ended["state"]["message"]
+    assert ended["state_name"] == "Failed" and len(message) <= 500
+    assert "0.25 GPU" in message.splitlines()[0] and "3 nodes with 0 GPU and 3 CPU" in message.splitlines()[0]
+    logs = server.call("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
+    said = "\n".join(entry["message"] for entry in logs)
+    assert "waiting up to 20 s for nodes" in said
+    assert "Traceback" not in said and "num_frames" not in said

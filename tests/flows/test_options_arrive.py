@@ -144,7 +144,7 @@ def test_inputs_of_a_job_are_those_that_were_given(begun: list[Any], tmp_path: P
     (config,), reported = arguments_of(begun, "train", *words, *there[:-1])
     assert config == run.stage2 and reported == {
         "latents": Path("/l"), "base": "/b", "out": tmp_path / "o", "from_checkpoint": Path("/f"), "address": "auto",
-        "fork": Path("/other"),
+        "fork": Path("/other"), "wait_for_nodes_s": run.cluster.wait_for_nodes_s,
     }  # fmt: skip
 
 

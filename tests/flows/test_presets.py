@@ -2,13 +2,14 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from steadydancer import SteadyDancerError
-from steadydancer.flows.presets import PRESETS, Run, change, load
+from steadydancer.flows.presets import MODULES, PRESETS, Run, change, load, load_for_flow
 
 
 def test_paper_holds_the_papers_numbers() -> None:
@@ -70,6 +71,20 @@ def test_a_function_of_a_module_in_the_current_folder_is_a_preset(
     assert load("my_presets:longer") == change(load("tiny"), "stage1", steps=60)
 
 
+def test_a_flow_calls_functions_of_the_modules_that_its_worker_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lab_presets.py").write_text("from steadydancer.flows.presets import tiny\nprint('imported')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(MODULES, raising=False)
+    for preset in ("os:abort", "lab_presets:tiny"):
+        with pytest.raises(SteadyDancerError, match=f"a flow calls functions of modules in {MODULES} alone"):
+            load_for_flow(preset)
+    assert "lab_presets" not in sys.modules
+    monkeypatch.setenv(MODULES, "other,lab_presets")
+    assert load_for_flow("lab_presets:tiny") == load_for_flow("tiny") == load("tiny")
+
+
 def wrong(**changes: Any) -> str:
     data = load("tiny").model_dump(mode="json")
     for name, value in changes.items():
@@ -81,7 +96,11 @@ def wrong(**changes: Any) -> str:
 @pytest.mark.parametrize(
     ("preset", "words"),
     [
-        ("nix", "unknown preset nix; choose tiny, toydance, toydance_demo, toydance_ablations, one_gpu, paper"),
+        (
+            "nix",
+            "unknown preset nix; choose tiny, tiny_cluster, toydance, toydance_demo, toydance_ablations, one_gpu, "
+            "paper",
+        ),
         ("nix.json", r"cannot read preset nix\.json: .*No such file"),
         ("no_such_module:run", "cannot read preset no_such_module:run: No module named 'no_such_module'"),
         ("json:nix", "module 'json' has no attribute 'nix'"),

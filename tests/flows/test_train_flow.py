@@ -26,8 +26,8 @@ def ui_artifacts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for name in ("train", "pick"):
         monkeypatch.setattr(tasks, name, getattr(tasks, name).fn)
     monkeypatch.setattr(train, "publish", lambda key, title, rows: keep(key, rows=rows))
-    monkeypatch.setattr(train, "create_markdown_artifact", keep)
-    monkeypatch.setattr(train, "create_link_artifact", keep)
+    monkeypatch.setattr(train, "publish_text", lambda key, markdown, title: keep(key, markdown=markdown))
+    monkeypatch.setattr(train, "publish_page", lambda key, page: keep(key, page=page))
     return artifacts
 
 
@@ -72,7 +72,7 @@ def test_a_flow_that_was_interrupted_goes_on_where_it_stopped_and_shows_what_was
     words = ui_artifacts["training-report"]["markdown"]
     assert f"Stage 2 has galleries at steps 1, 2: `steadydancer pick --run {tmp_path / 'stage2'} --steps N`" in words
     assert f"| {records['stage3']['validation_loss']:.4g} |" in words
-    assert ui_artifacts["training-page"]["link"] == (tmp_path / "training.html").as_uri()
+    assert ui_artifacts["training-page"]["page"] == tmp_path / "training.html"
 
     monkeypatch.undo()
     _check_picking(settings, tmp_path, ui_artifacts, monkeypatch)

@@ -10,6 +10,7 @@ from ....datasets.storage import Location, is_address, location
 from ....datasets.storage.files import needs_download
 from ....models.checkpoints import folders
 from ....models.weights import lookup
+from ....models.weights.hub import hub_file
 from ..config import TrainConfig
 from ..run_folder import TrainingRefused
 
@@ -119,11 +120,10 @@ def _read_remote(place: str, name: str) -> bytes | None:
             return (location(place) / name).read_bytes()
         except FileNotFoundError:
             return None
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(place, name)).read_bytes()
+        return hub_file(place, name).read_bytes()
     except LocalEntryNotFoundError as error:  # not cached, and no network
         raise TrainingRefused(f"base: {place} is not a folder, and the model hub cannot be reached: {error}") from error
     except EntryNotFoundError:

@@ -15,9 +15,6 @@ from ..config import TrainConfig
 if TYPE_CHECKING:
     from ..engine import ProcessGroup
 
-# EX_TEMPFAIL of sysexits.h: not finished; running the same command again resumes.
-EXIT_CODE = 75
-
 
 class TrainingStopped(SteadyDancerError):
     """A run stopped on request, after a complete step and with its training state on disk."""

@@ -23,6 +23,7 @@ import torch
 from ....datasets.storage.atomic import atomic_folder, atomic_write
 from ..engine import TAG, ProcessGroup, read_engine, symlink_without_brackets
 from ..run_folder import TrainingRefused
+from .plain_data import plain_data_only
 from .states import StateNotWritten, read_state_record
 
 _POLL_S = 0.2
@@ -33,8 +34,13 @@ def read_state(engine: Any, state: Path, group: ProcessGroup) -> None:
 
     Raises:
         StateNotWritten: the state cannot be converted; it is untouched.
-        TrainingRefused: see `refuse_average`.
+        TrainingRefused: it contains objects other than tensors and plain data; or see `refuse_average`.
     """
+    with plain_data_only(state):
+        _read_state(engine, state, group)
+
+
+def _read_state(engine: Any, state: Path, group: ProcessGroup) -> None:
     facts, place = read_state_record(state), state.with_name("universal")
     if group.rank == 0:
         for leftover in (place, place.with_name(f".{place.name}.tmp")):  # of a conversion that was killed
@@ -129,11 +135,7 @@ def _convert(state: Path, facts: dict[str, Any], place: Path) -> None:
 
 def _remove_first_shard(file: Path) -> None:
     """Remove the first worker's shard, which DeepSpeed leaves in the shared optimizer state with ZeRO-3."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-
-    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum]):
-        common = torch.load(file, weights_only=True, mmap=True)
+    common = torch.load(file, weights_only=True, mmap=True)
     if "fp32_flat_groups" not in common:
         return
     del common["fp32_flat_groups"]

@@ -83,7 +83,6 @@ def test_what_only_one_of_them_can_do_is_said(twins: tuple[Location, Location]) 
     here, there = twins
     assert (files.needs_download(here), files.needs_download(there)) == (False, True)
     assert [files.exists_locally(one) for one in (here, here / "none", there)] == [True, False, False]
-    assert files.file_url(here / "a #.html") == f"file://{here}/a%20%23.html" and files.file_url(there) is None
     assert files.relative_path(here, there) is None is files.relative_path(there, here)
     assert files.relative_path(there, location("s3://another/some")) is None
     assert files.blocking_file(here / "a.mp4/x/y") == here / "a.mp4" == files.blocking_file(here / "a.mp4")

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from steadydancer.pipelines.runtime.pools import make_pools, needed_gpus
+from steadydancer.pipelines.runtime.nodes import Workers
+from steadydancer.pipelines.runtime.pools import make_pools, needed_gpus, needed_workers
 from steadydancer.pipelines.runtime.stage import Stage
 
 
@@ -79,3 +80,10 @@ def test_without_pools_stages_with_the_same_resources_share_workers() -> None:
     (only,) = make_pools(made[:2], 10, {"CPU": 4})
     assert (only.least, only.most, only.first) == (1, 4, 4)  # all at once
     assert needed_gpus(made) == 0.5
+
+
+def test_the_fewest_workers_that_run_the_stages() -> None:
+    plain = [stage("a", num_cpus=2.0), stage("b", num_gpus=0.25)]
+    assert needed_workers(plain) == [Workers(1, 2.0, 0.0), Workers(1, 1.0, 0.25)]
+    # Pools share the CPUs that there are.
+    assert needed_workers(stages(denoise=0.8)) == [Workers(1, 0.0, gpus) for gpus in (0.0, 0.0, 0.8, 0.0)]

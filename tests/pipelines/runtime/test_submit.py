@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any
 
 import grpc
 import pytest
+from ray.job_submission import JobStatus
 
-from steadydancer import SteadyDancerError
-from steadydancer.pipelines.runtime import submit
+from steadydancer.pipelines.runtime import job_server, submit
+from steadydancer.pipelines.runtime.job_log import JobLog
 from steadydancer.pipelines.runtime.local_ray import _reread_environment, local_ray, short_path
-from steadydancer.pipelines.runtime.submit import JobFailed, submit_job
+from steadydancer.pipelines.runtime.submit import JobCancelled, JobFailed, Order, submit_job
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -87,33 +89,77 @@ def test_a_long_folder_is_reached_by_a_short_link(tmp_path: Path) -> None:
 
 @dataclass
 class JobServer:
-    """The four calls of Ray's client that decide whether a job is started; every job ends as `ends` says."""
+    """The calls of Ray's client that decide whether a job is started; every job ends as `ends` says."""
 
     ends: list[str]
-    statuses: dict[str, str] = field(default_factory=dict)
+    jobs: dict[str, SimpleNamespace] = field(default_factory=dict)
+    loses_answers: bool = False
 
     def list_jobs(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(submission_id=id, status=status) for id, status in self.statuses.items()]
+        return list(self.jobs.values())
 
-    def submit_job(self, *, submission_id: str, **_: Any) -> None:
-        if submission_id in self.statuses:
-            raise RuntimeError("already used")
-        self.statuses[submission_id] = self.ends.pop(0)
+    def submit_job(self, *, submission_id: str, metadata: dict[str, str], **_: Any) -> None:
+        if submission_id in self.jobs:
+            raise RuntimeError("Request failed with status code 500: already exists")
+        self.jobs[submission_id] = SimpleNamespace(
+            submission_id=submission_id, status=JobStatus(self.ends.pop(0)), metadata=metadata
+        )
+        if self.loses_answers:
+            raise ConnectionResetError("Connection reset")
 
-    def get_job_status(self, submission_id: str) -> str:
-        return self.statuses[submission_id]
+    def stop_job(self, submission_id: str) -> None:
+        self.jobs[submission_id].status = JobStatus.STOPPED
+
+    def ask(self, request: Any, *_: Any) -> Any:
+        return request(self)
 
 
-def test_a_retry_attaches_and_only_failures_are_run_again() -> None:
+def order(*arguments: str, finished: bool = False, **options: Any) -> Order:
+    return Order([*arguments], artifact="/runs/a/latents", is_finished=lambda: finished, **options)
+
+
+def name(attempt: int = 1) -> str:
+    return order().submission_id(attempt)
+
+
+def test_a_job_is_known_by_what_it_makes_not_by_who_asks() -> None:
+    server: Any = JobServer(["RUNNING"])
+    assert submit._attach_or_submit(server, order("cache", run="first")) == (name(), False)
+    assert submit._attach_or_submit(server, order("cache", run="second")) == (name(), True)
+    assert list(server.jobs) == [name()]
+    elsewhere = Order(["cache"], artifact="/runs/b/latents", is_finished=lambda: False)
+    assert elsewhere.name != name() and elsewhere.attempt(name()) == 0
+
+
+def test_a_retry_attaches_and_only_what_failed_is_run_again() -> None:
     server: Any = JobServer(["FAILED", "STOPPED", "RUNNING"])
-    attempts = [submit._attach_or_submit(server, ["train", "--seed", "1"], {}, "")[0] for _ in range(4)]
-    assert attempts == [attempts[0], attempts[0] + "-2", attempts[0] + "-3", attempts[0] + "-3"]
-    server.statuses[attempts[-1]] = "SUCCEEDED"
-    assert submit._attach_or_submit(server, ["train", "--seed", "1"], {}, "") == (attempts[-1], "SUCCEEDED")
-    server.ends = ["RUNNING", "RUNNING"]
-    other_arguments = submit._attach_or_submit(server, ["train", "--seed", "2"], {}, "")[0]
-    other_run = submit._attach_or_submit(server, ["train", "--seed", "1"], {}, "run 2")[0]
-    assert len({attempts[0], other_arguments, other_run}) == 3
+    attempts = [submit._attach_or_submit(server, order("train"))[0] for _ in range(4)]
+    assert attempts == [name(), name(2), name(3), name(3)]
+    assert [order().attempt(one) for one in server.jobs] == [1, 2, 3]
+
+
+def test_whether_it_is_done_is_asked_of_the_artifact() -> None:
+    server: Any = JobServer(["SUCCEEDED", "SUCCEEDED", "SUCCEEDED"])
+    assert submit._attach_or_submit(server, order("cache", run="a")) == (name(), False)
+    assert submit._attach_or_submit(server, order("cache", run="a", finished=True)) == (None, True)
+    # The folder was deleted, whatever the job server remembers.
+    assert submit._attach_or_submit(server, order("cache", run="a")) == (name(2), False)
+    # Another run has the job compare its inputs with what is there.
+    assert submit._attach_or_submit(server, order("cache", run="b", finished=True)) == (name(3), False)
+
+
+def test_a_job_with_other_settings_is_neither_followed_nor_doubled() -> None:
+    server: Any = JobServer(["RUNNING"])
+    submit._attach_or_submit(server, order("cache", "--preset", "a.json"))
+    with pytest.raises(JobFailed, match=f"latents is being made by job {name()} with other settings"):
+        submit._attach_or_submit(server, order("cache", "--preset", "b.json"))
+    assert list(server.jobs) == [name()]
+
+
+def test_a_submission_whose_answer_was_lost_is_one_job() -> None:
+    server: Any = JobServer(["RUNNING"], loses_answers=True)
+    assert submit._attach_or_submit(server, order("cache", run="a")) == (name(), False)
+    assert list(server.jobs) == [name()]
 
 
 def test_a_submission_that_came_second_attaches_to_the_first() -> None:
@@ -121,19 +167,70 @@ def test_a_submission_that_came_second_attaches_to_the_first() -> None:
     listed, server.list_jobs = server.list_jobs, lambda: []
 
     def overtaken(**options: Any) -> None:
-        JobServer.submit_job(server, **options)
+        JobServer.submit_job(server, **{**options, "metadata": order("cache", run="b").metadata})
         server.list_jobs = listed
         raise RuntimeError("already used")
 
     server.submit_job = overtaken
-    submission_id, status = submit._attach_or_submit(server, ["cache"], {}, "")
-    assert (server.statuses, status) == ({submission_id: "RUNNING"}, "RUNNING")
+    assert submit._attach_or_submit(server, order("cache", run="a")) == (name(), True)
+    assert list(server.jobs) == [name()]
 
 
-@pytest.mark.parametrize("address", ["auto", "ray://head:10001", "head:8265"])
-def test_only_a_job_servers_address_is_taken(address: str) -> None:
-    with pytest.raises(SteadyDancerError, match="job server"):
-        submit_job(address, ["curate"], on_log=print)
+@pytest.mark.parametrize("is_cancelled", [True, False])
+@pytest.mark.parametrize("signal_class", [KeyboardInterrupt, SystemExit])
+def test_a_signal_stops_the_job_only_if_the_run_was_cancelled(
+    is_cancelled: bool, signal_class: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server: Any = JobServer(["RUNNING"])
+    server.address = "http://head:8265"
+    lines: list[str] = []
+
+    def interrupted(*_: Any) -> None:
+        raise signal_class
+
+    monkeypatch.setattr(submit, "JobServer", lambda *_: server)
+    monkeypatch.setattr(submit, "follow", interrupted)
+    with pytest.raises(signal_class):
+        submit_job(server.address, order("train", is_cancelled=lambda: is_cancelled, stop_grace_s=7), lines.append)
+    assert server.jobs[name()].status == ("STOPPED" if is_cancelled else "RUNNING")
+    assert (f"stopping {name()}, which has 7 s to save its work" in lines) == is_cancelled
+
+
+def test_a_job_that_another_run_had_stopped_is_submitted_again_for_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    server: Any = JobServer(["RUNNING", "SUCCEEDED"])
+    server.address = "http://head:8265"
+    submit._attach_or_submit(server, order("train", run="other"))
+    server_of_follow = iter(["STOPPED", "SUCCEEDED"])
+
+    def follow(server: Any, submission_id: str, *_: Any) -> Any:
+        server.jobs[submission_id].status = JobStatus(next(server_of_follow))
+        return server.jobs[submission_id]
+
+    monkeypatch.setattr(submit, "JobServer", lambda *_: server)
+    monkeypatch.setattr(submit, "follow", follow)
+    assert submit_job(server.address, order("train", run="mine"), print)
+    assert {one: job.status for one, job in server.jobs.items()} == {name(): "STOPPED", name(2): "SUCCEEDED"}
+
+
+@pytest.mark.parametrize(
+    ("message", "error_type", "reason", "is_temporary"),
+    [
+        ("failed with exit code 1, last available logs: x", None, "the disk is full", False),
+        ("failed with exit code 75, last", None, "the disk is full", True),
+        ("failed with exit code 137, last", None, "the command was killed (signal 9)", True),
+        ("failed with exit code -9, last", None, "the command was killed (signal 9)", True),
+        ("failed with exit code 127, last", None, "the cluster's head has no command", False),
+        ("the actor died", "JOB_SUPERVISOR_ACTOR_DIED", "the disk is full", True),
+    ],
+)
+def test_a_failure_begins_with_its_reason(message: str, error_type: str, reason: str, is_temporary: bool) -> None:
+    log = JobLog()
+    log.take("steadydancer: the disk is full")
+    job: Any = SimpleNamespace(message=message, error_type=error_type, status=JobStatus.FAILED)
+    failure = submit._failure(job, "steadydancer-1", "http://head:8265", log)
+    assert str(failure).startswith(reason) and len(str(failure)) <= 500
+    assert str(failure).endswith("(steadydancer-1 FAILED on http://head:8265)")
+    assert failure.is_temporary == is_temporary
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -188,54 +285,96 @@ print(len(set(nodes)), "nodes", nodes[0][1:], end="")
 """
 
 
+def ordered(out: Path, code: str, **options: Any) -> Order:
+    """A job that runs code, and is finished when `out` exists."""
+    return Order(["-c", code], artifact=str(out), is_finished=out.exists, **options)
+
+
 @pytest.mark.acceptance
-@pytest.mark.timeout(600)
-def test_a_job_uses_the_whole_cluster_once(cluster: str) -> None:
+@pytest.mark.timeout(900)
+def test_a_job_uses_the_whole_cluster_once(cluster: str, tmp_path: Path) -> None:
     lines: list[str] = []
-    submit_job(cluster, ["-c", EVERY_NODE], env={"COLOUR": "green"}, on_log=lines.append)
+    one = ordered(tmp_path / "out", EVERY_NODE, env={"COLOUR": "green"}, run="a")
+    assert submit_job(cluster, one, lines.append)
     assert sum("%|" in line for line in lines) <= 4
     assert lines[-2:] == ["all nodes seen", "3 nodes ('1', 'green')"]
+    (tmp_path / "out").mkdir()
     again: list[str] = []
-    submit_job(cluster, ["-c", EVERY_NODE], env={"COLOUR": "green"}, on_log=again.append)
-    assert len(again) == 1 and "already succeeded" in again[0]
+    assert not submit_job(cluster, one, again.append)
+    assert again == [f"{tmp_path / 'out'} is finished"]
 
 
 @pytest.mark.acceptance
-@pytest.mark.timeout(600)
-def test_a_failure_is_told_with_its_last_lines_and_can_be_repeated(cluster: str) -> None:
-    arguments = ["-c", "print('the first line'); raise LookupError('no such clip')"]
-    with pytest.raises(JobFailed, match=r"FAILED.*exit code 1") as failure:
-        submit_job(cluster, arguments, on_log=lambda line: None)
-    assert "the first line" in str(failure.value) and "LookupError: no such clip" in str(failure.value)
-    assert len(str(failure.value).splitlines()) <= 16
+@pytest.mark.timeout(900)
+def test_a_failure_is_told_with_its_reason_and_can_be_repeated(cluster: str, tmp_path: Path) -> None:
+    one = ordered(tmp_path / "out", "print('the first line'); raise LookupError('no such clip')")
+    lines: list[str] = []
+    with pytest.raises(JobFailed) as failure:
+        submit_job(cluster, one, lines.append)
+    assert str(failure.value).startswith("LookupError: no such clip\n(steadydancer-")
+    assert lines[-2:] == ["the first line", "LookupError: no such clip"]
     with pytest.raises(JobFailed, match=r"-2 FAILED"):
-        submit_job(cluster, arguments, on_log=lambda line: None)
+        submit_job(cluster, one, lambda line: None)
 
 
 @pytest.mark.acceptance
-@pytest.mark.timeout(600)
-def test_two_callers_share_one_job_and_an_interrupt_stops_it(cluster: str, tmp_path: Path) -> None:
-    starts = tmp_path / "starts"
-    code = f"import time; open({str(starts)!r}, 'a').write('x'); print('begun', flush=True); time.sleep(300)"
+@pytest.mark.timeout(900)
+def test_two_runs_share_one_job_and_only_a_cancellation_stops_it(cluster: str, tmp_path: Path) -> None:
+    starts, saved = tmp_path / "starts", tmp_path / "saved"
+    code = (
+        "import signal, sys, time\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: (time.sleep(6), open({str(saved)!r}, 'w').close(), sys.exit(75)))\n"
+        f"open({str(starts)!r}, 'a').write('x'); print('begun', flush=True)\n"
+        "time.sleep(300)"
+    )
+    begun, cancelled = threading.Event(), threading.Event()
     ended: list[BaseException] = []
 
-    def call(on_log: Any) -> None:
+    def call(on_log: Any, **options: Any) -> None:
         try:
-            submit_job(cluster, ["-c", code], on_log=on_log)
+            submit_job(cluster, ordered(tmp_path / "out", code, stop_grace_s=60, **options), on_log)
         except BaseException as error:
             ended.append(error)
 
-    begun = threading.Event()
-    first = threading.Thread(target=call, args=(lambda line: begun.set() if line == "begun" else None,))
+    first = threading.Thread(
+        target=call,
+        args=(lambda line: begun.set() if line == "begun" else None,),
+        kwargs={"run": "a", "is_cancelled": cancelled.is_set},
+    )
     first.start()
-    assert begun.wait(120)
+    assert begun.wait(240)
 
     def interrupt(line: str) -> None:
         if line == "begun":
             raise KeyboardInterrupt
 
-    call(interrupt)
-    first.join(200)  # the job itself takes longer
-    assert isinstance(ended[0], KeyboardInterrupt)
-    assert isinstance(ended[1], JobFailed) and "STOPPED" in str(ended[1])
+    call(interrupt, run="b")
+    assert isinstance(ended[0], KeyboardInterrupt) and first.is_alive()
+    time.sleep(10)
+    assert first.is_alive() and not saved.exists()
+    cancelled.set()
+    first.join(120)
+    assert isinstance(ended[1], JobCancelled)
+    deadline = time.monotonic() + 60
+    while not saved.exists() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert saved.exists()  # Ray's own grace of three seconds would have cut it short
     assert starts.read_text() == "x"
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(900)
+def test_a_job_that_ignores_the_signal_is_gone_after_the_grace(cluster: str, tmp_path: Path) -> None:
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('begun', flush=True); "
+        "time.sleep(600)"
+    )
+    begun = threading.Event()
+    one = ordered(tmp_path / "out", code, stop_grace_s=5, is_cancelled=begun.is_set)
+    with pytest.raises(JobCancelled):
+        submit_job(cluster, one, lambda line: begun.set() if line == "begun" else None)
+    server = job_server.JobServer(cluster, print)
+    deadline = time.monotonic() + 60
+    while server.client.get_job_status(one.name) != "STOPPED" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert server.client.get_job_status(one.name) == "STOPPED"
