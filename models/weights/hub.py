@@ -31,7 +31,7 @@ def hub_file(repository: str, name: str) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    path = Path(hf_hub_download(repository, name, **_revision(repository)))
+    path = Path(str(hf_hub_download(repository, name, **_revision(repository))))
     _compare(repository, Path(str(path).removesuffix(name)), [name])
     return path
 
@@ -45,13 +45,13 @@ def hub_folder(repository: str, patterns: list[str]) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    folder = Path(snapshot_download(repository, allow_patterns=patterns, **_revision(repository)))
+    folder = Path(str(snapshot_download(repository, allow_patterns=patterns, **_revision(repository))))
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
     _compare(repository, folder, [file.relative_to(folder).as_posix() for file in files])
     return folder
 
 
-def _revision(repository: str) -> dict[str, str]:
+def _revision(repository: str) -> dict[str, Any]:
     revision = _pins().get(repository, {}).get("revision")
     return {"revision": revision} if revision else {}
 

@@ -85,7 +85,7 @@ def _run(server: JobServer, order: Order, on_log: Callable[[str], None]) -> tupl
         if job.status != "STOPPED" or not is_attached or is_last:
             break
         on_log(f"{submission_id} was stopped by others; submitting another attempt")
-    return job, submission_id, log
+    return job, submission_id or "", log
 
 
 def stop_job(address: str, submission_id: str, on_log: Callable[[str], None]) -> bool:
