@@ -168,12 +168,14 @@ def toydance() -> Run:
             gates=Gates(min_side_px=96),
         ),
         cache=CacheConfig(components=str(components_folder()), encoder_dtype="float32", packet_size=64, **size),
-        # All weights: rank 64 is near the width of 160, where a LoRA computes more and learns less.
+        # All weights in each stage: rank 64 is near the width of 160, where a LoRA computes more and learns less.
         stage1=TrainConfig(
             stage=1, steps=3000, learning_rate=3e-3, muon_learning_rate=1.5e-2, trained_weights="all", **small
         ),
         stage2=TrainConfig(stage=2, steps=250, learning_rate=6e-4, muon_learning_rate=2.4e-3, **small),
-        stage3=TrainConfig(stage=3, steps=250, learning_rate=2e-3, muon_learning_rate=1e-2, **small),
+        stage3=TrainConfig(
+            stage=3, steps=250, learning_rate=1e-3, muon_learning_rate=4e-3, trained_weights="all", **small
+        ),
         render=RenderConfig(
             num_frames=33,
             num_inference_steps=4,
