@@ -40,7 +40,7 @@ def main() -> None:
     if options.part == "ship":
         if options.stages is None:
             parser.error("ship: give --stages, the folder with the training runs of stage 1, 2, 3 and the control")
-        size = ship(options.out / "components", options.out / "pose/onnx", options.stages, options.out / "package")
+        size = ship(options.out, options.stages, options.out / "package")
         print(json.dumps({"part": "ship", "folder": str(options.out / "package"), "bytes": size}))
         return
     torch.set_num_threads(1)  # the order of sums, and so the bits, depend on the number of threads

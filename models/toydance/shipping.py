@@ -16,9 +16,11 @@ from ...datasets.storage.files import total_bytes
 from ..components import flow_scheduler, load_components
 from . import CHECKPOINTS
 from .base import FLOW_SHIFT
+from .fitting import CURVE
 
 FITTED = ("vae", "text_encoder", "tokenizer", "image_encoder", "transformer")
 MAX_BYTES = 40_000_000
+CURVES, CURVE_STEPS = "curves", 50
 KEPT = ("kind", "stage", "seed", "config", "steps", "loss_before", "loss_after", "validation_loss", "code_version")
 
 
@@ -46,12 +48,11 @@ def ship_checkpoint(checkpoint: Path, out: Path) -> dict[str, Any]:
     return shipped
 
 
-def ship(components: Path, pose: Path, stages: Path, out: Path) -> int:
+def ship(fitted: Path, stages: Path, out: Path) -> int:
     """Write the whole folder that the package ships, and return its size in bytes.
 
     Args:
-        components: the fitted components, in half precision.
-        pose: folder of the two ONNX files.
+        fitted: the folder that the fits wrote, with `components` in half precision, `pose/onnx` and their curves.
         stages: the folder with the training runs of `CHECKPOINTS`.
         out: folder to write; replaced if it exists.
 
@@ -60,17 +61,33 @@ def ship(components: Path, pose: Path, stages: Path, out: Path) -> int:
     """
     with atomic_folder(out) as aside:
         for name in FITTED:
-            shutil.copytree(components / name, aside / name)
+            shutil.copytree(fitted / "components" / name, aside / name)
         flow_scheduler(FLOW_SHIFT).save_pretrained(aside / "scheduler")
         (aside / "pose").mkdir()
-        for file in sorted(pose.glob("*.onnx")):
+        for file in sorted((fitted / "pose" / "onnx").glob("*.onnx")):
             halve_weights(file, aside / "pose" / file.name)
         for name in CHECKPOINTS:
             ship_checkpoint(stages / name / "checkpoint", aside / name)
+        ship_curves(fitted, stages, aside / CURVES)
         size = total_bytes(aside)
         if size > MAX_BYTES:
             raise ValueError(f"the folder has {size / 1e6:.1f} MB, but the package ships at most {MAX_BYTES / 1e6:.0f}")
     return size
+
+
+def ship_curves(fitted: Path, stages: Path, out: Path) -> None:
+    """Write the curve of each fit and of each stage as `out/NAME.jsonl`, stages as means over `CURVE_STEPS` steps."""
+    out.mkdir()
+    for file in sorted(fitted.glob(f"**/{CURVE}")):
+        shutil.copyfile(file, out / f"{file.parent.name}.jsonl")
+    for name in CHECKPOINTS:
+        rows = [json.loads(line) for line in (stages / name / "metrics.jsonl").read_text().splitlines()]
+        with (out / f"{name}.jsonl").open("w") as file:
+            for begin in range(0, len(rows), CURVE_STEPS):
+                part = rows[begin : begin + CURVE_STEPS]
+                measured = {key: value for row in part for key, value in row.items() if key.startswith("validation_")}
+                loss = float(np.mean([row["loss"] for row in part]))
+                file.write(json.dumps({"step": part[-1]["step"] + 1, "loss": loss, **measured}) + "\n")
 
 
 def halve_weights(file: Path, out: Path) -> None:

@@ -22,10 +22,12 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fitted")
     parts = tiny_components(0)
     save_components({name: parts[name] for name in shipping.FITTED}, folder / "components")
-    (folder / "pose").mkdir()
+    (folder / "pose/onnx").mkdir(parents=True)
     for name in (DETECTOR_FILE, KEYPOINT_FILE):
         torch.manual_seed(len(name))
-        export(nn.Conv2d(3, 8, 3), torch.zeros(2, 3, 8, 8), folder / "pose" / name, ["output"])
+        export(nn.Conv2d(3, 8, 3), torch.zeros(2, 3, 8, 8), folder / "pose/onnx" / name, ["output"])
+    (folder / "autoencoder").mkdir()
+    (folder / "autoencoder/curve.jsonl").write_text('{"step": 500, "loss": 0.5}\n')
     base = load_components(folder / "components", ("transformer",), torch.float32)["transformer"]
     for name in CHECKPOINTS:
         checkpoint = folder / "stages" / name / "checkpoint"
@@ -33,11 +35,14 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = {"path": "/home/someone", "source": "/home/someone", "digest": "d"}
         record = {"kind": "checkpoint", "stage": int(name[5]), "steps": 3, "base": path, "parent": path, "seed": 0}
         write_json(checkpoint / "run.json", record)
+        lines = [{"step": step, "loss": float(step)} for step in range(60)]
+        lines[59]["validation_loss"] = 0.25
+        (checkpoint.parent / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 
 def ship(fitted: Path, out: Path) -> int:
-    return shipping.ship(fitted / "components", fitted / "pose", fitted / "stages", out)
+    return shipping.ship(fitted, fitted / "stages", out)
 
 
 def test_the_shipped_folder_is_complete_in_half_precision_and_names_no_place(fitted: Path, tmp_path: Path) -> None:
@@ -56,13 +61,22 @@ def test_the_shipped_folder_is_complete_in_half_precision_and_names_no_place(fit
         assert json.loads((out / name / "run.json").read_text())["parent"] == {"digest": "d"}
 
 
+def test_curves_of_fits_and_stages_are_shipped(fitted: Path, tmp_path: Path) -> None:
+    ship(fitted, tmp_path / "package")
+    curves = tmp_path / "package" / "curves"
+    assert {file.stem for file in curves.iterdir()} == {"autoencoder", *CHECKPOINTS}
+    assert (curves / "autoencoder.jsonl").read_bytes() == (fitted / "autoencoder/curve.jsonl").read_bytes()
+    lines = [json.loads(line) for line in (curves / "stage2.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 50, "loss": 24.5}, {"step": 60, "loss": 54.5, "validation_loss": 0.25}]
+
+
 def test_pose_networks_keep_their_outputs_in_half_precision(fitted: Path, tmp_path: Path) -> None:
     ship(fitted, tmp_path / "package")
     picture = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
     for name in (DETECTOR_FILE, KEYPOINT_FILE):
         (before,), (after,) = (
             onnxruntime.InferenceSession(folder / name).run(None, {"input": picture})
-            for folder in (fitted / "pose", tmp_path / "package" / "pose")
+            for folder in (fitted / "pose/onnx", tmp_path / "package" / "pose")
         )
         assert after.dtype == np.float32 and 0 < np.abs(after - before).max() < 2e-3
 
