@@ -115,6 +115,11 @@ class Drawing:
         line = " ".join(f"{x},{y}" for x, y in points)
         self._parts.append(f'<polyline points="{line}" fill="none" stroke="{INK}" marker-end="url(#a)"/>')
 
+    def line(self, points: list[tuple[float, float]], stroke: str = INK) -> None:
+        """Draw a line through the points."""
+        joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        self._parts.append(f'<polyline points="{joined}" fill="none" stroke="{stroke}"/>')
+
     def write(self, name: str) -> None:
         """Write `docs/figures/name`."""
         (FIGURES / name).write_text("\n".join([*self._parts, "</svg>"]) + "\n")

@@ -1,19 +1,29 @@
-"""Draw the pictures of docs/toydance.md into docs/figures: `python infra/docs/toydance_figures.py`."""
+"""Draw the pictures of docs/toydance.md into docs/figures: `python infra/docs/toydance_figures.py [runs/demo]`.
+
+With the folder of a finished demo, the figure of its renders is drawn too.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+from figures import Drawing
 from PIL import Image
 
+from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.skeleton import draw
 from steadydancer.datasets.toydance import toy_clip
 from steadydancer.datasets.toydance.difficulties import DIFFICULTIES
 from steadydancer.datasets.toydance.pairs import make_pair
 from steadydancer.datasets.toydance.render import Rendered, render
 from steadydancer.datasets.toydance.zero_shot import ZERO_SHOT_SEEDS, make_zero_shot
+from steadydancer.datasets.video import decode
+from steadydancer.models.toydance import CHECKPOINTS, components_folder
 
 FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
 SIDE, CHOSEN = 128, (0, 8, 16, 24, 32)
@@ -53,6 +63,41 @@ def zero_shot() -> None:
     _save(np.vstack([_titles(titles), *rows]), "toydance-zero-shot.png")
 
 
+def curves() -> None:
+    """Draw the loss of each fit and stage over its steps, on a logarithmic scale."""
+    width, height, parts = 190, 120, ("autoencoder", "encoders", "detector", "keypoints", "base", *CHECKPOINTS)
+    drawing = Drawing(5 * (width + 20) + 10, 2 * (height + 50) + 10, "Loss of each part over its steps")
+    for k, name in enumerate(parts):
+        left, top = 20 + k % 5 * (width + 20), 30 + k // 5 * (height + 50)
+        lines = (components_folder() / "curves" / f"{name}.jsonl").read_text().splitlines()
+        points = [(row["step"], math.log(row["loss"])) for row in map(json.loads, lines)]
+        steps, (low, high) = points[-1][0], (min(loss for _, loss in points), max(loss for _, loss in points))
+        span = high - low or 1.0
+        drawing.line([(left, top), (left, top + height), (left + width, top + height)])
+        drawing.line([(left + width * x / steps, top + height * (high - y) / span) for x, y in points], "#1f6fb4")
+        drawing.text(left, top - 8, f"{name}: {math.exp(high):.3g} to {math.exp(points[-1][1]):.3g}")
+        drawing.text(left, top + height + 14, f"{steps} steps")
+    drawing.write("toydance-curves.svg")
+
+
+def renders(demo: Path, num_pairs: int = 6) -> None:
+    """Draw reference picture, render and truth of the first pairs of a finished demo."""
+    videos = {row["id"]: row["video"] for row in Artifact(demo / "renders").read(["id", "video"]).to_pylist()}
+    rows = []
+    for name in sorted(videos)[:num_pairs]:
+        render_, truth = (
+            _shrink(decode(path)[[0, 8, 16, 24]])
+            for path in (demo / "renders" / videos[name], demo / "dancers" / "truth" / f"{name}.mp4")
+        )
+        reference = np.asarray(Image.open(demo / "dancers" / "images" / f"{name}.png").convert("RGB"))
+        rows.append(_row([_shrink(reference[None]), render_, truth]))
+    _save(np.vstack([_titles([("reference", 1), ("render", 4), ("truth", 4)]), *rows]), "toydance-renders.png")
+
+
+def _shrink(frames: np.ndarray) -> np.ndarray:
+    return np.stack([cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in frames])
+
+
 def _chosen(rendered: Rendered) -> np.ndarray:
     return rendered.frames[[0, 8, 16, 24]]
 
@@ -86,3 +131,6 @@ if __name__ == "__main__":
         contact_sheet(name)
     pairs()
     zero_shot()
+    curves()
+    if len(sys.argv) > 1:
+        renders(Path(sys.argv[1]))
