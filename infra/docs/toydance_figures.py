@@ -86,7 +86,7 @@ def renders(demo: Path, num_pairs: int = 6) -> None:
     rows = []
     for name in sorted(videos)[:num_pairs]:
         render_, truth = (
-            _shrink(decode(path)[[0, 8, 16, 24]])
+            _shrink(decode(path, np.array([0, 8, 16, 24]) / 16 + 1e-3))
             for path in (demo / "renders" / videos[name], demo / "dancers" / "truth" / f"{name}.mp4")
         )
         reference = np.asarray(Image.open(demo / "dancers" / "images" / f"{name}.png").convert("RGB"))
