@@ -178,7 +178,7 @@ def toydance() -> Run:
         ),
         render=RenderConfig(
             num_frames=33,
-            num_inference_steps=4,
+            num_inference_steps=2,  # 0.4 dB above 4 steps; elbows and wrists alike
             flow_shift=3.0,
             guidance_scale=1.0,
             pose_model="toydance",

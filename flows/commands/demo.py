@@ -15,8 +15,7 @@ from .options import LOCAL_FOLDER, NAME
 @click.option("--out", type=LOCAL_FOLDER, help="Folder on this machine. Default: runs/demo.")
 @click.option(
     "--preset",
-    help="toydance_demo, tiny, module:function, or FILE.json. Default: toydance_demo if its weights are here and there "
-    "are no --clips, else tiny.",
+    help="toydance_demo, tiny, module:function, or FILE.json. Default: toydance_demo, or tiny with --clips.",
 )
 @click.option(
     "--difficulty",
@@ -46,7 +45,7 @@ def demo(
     """
     from .. import presets
 
-    run = presets.load(preset or _default_preset(clips))
+    run = presets.load(preset or ("tiny" if clips else "toydance_demo"))
     if print_config:
         click.echo(run.model_dump_json(indent=2))
         return
@@ -57,15 +56,3 @@ def demo(
         click.echo(json.dumps(plan(run, clips, out, difficulties), indent=2))
         return
     run_demo(run, clips=clips, out=out, in_process=in_process, difficulties=difficulties, compare_stages=compare_stages)
-
-
-def _default_preset(clips: str | None) -> str:
-    """Return `toydance_demo` for generated dancers if its weights are here, else `tiny`."""
-    from ...models.weights.lookup import find, weight
-
-    if clips:
-        return "tiny"
-    if find(weight("toydance")):
-        return "toydance_demo"
-    click.echo("the ToyDance weights are not in this package: random networks, --preset tiny", err=True)
-    return "tiny"

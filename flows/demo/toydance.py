@@ -67,7 +67,9 @@ def render_and_score(
     ):
         folder = out / RENDERS[kind]
         with steps(f"render{name}: {kind.replace('_', ' ')}"):
-            record = tasks.render(run, checkpoint, pairs.folder / table, folder, in_process=in_process)
+            # The first set shows the whole job; for the others, starting its workers takes longer than rendering.
+            alone = in_process or kind != "render"
+            record = tasks.render(run, checkpoint, pairs.folder / table, folder, in_process=alone)
             require_usable(Artifact(folder / "renders"), record["counts"])
     with steps(f"score{name}"):
         scores = score(run, pairs, out)
