@@ -78,8 +78,8 @@ def get_mode(text: str) -> Mode:
         return Mode(text, compiles_blocks=True)
     if name == "fast" and strength == DISTILLED:
         # The student was distilled from guided velocities; it is sampled without guidance of either kind.
-        settings = {"num_inference_steps": 4, "guidance_scale": 1.0, "pose_guidance_scale": 0.0}
-        return Mode(text, settings, needs_distilled_lora=True, compiles_blocks=True)
+        sampling = {"num_inference_steps": 4, "guidance_scale": 1.0, "pose_guidance_scale": 0.0}
+        return Mode(text, sampling, needs_distilled_lora=True, compiles_blocks=True)
     if name == "fast" and (threshold := _number(strength or str(DEFAULT_THRESHOLD))) is not None and text != "fast:":
         # Not compiled: each step decides on the host whether the other blocks run.
         return Mode(text, cache_threshold=threshold)

@@ -57,7 +57,8 @@ def _noisy(pose: PoseSequence, rng: np.random.Generator) -> PoseSequence:
 
 def _other_build(pose: PoseSequence, rng: np.random.Generator) -> PoseSequence:
     """Scale every limb about its inner joint, left and right alike."""
-    longer = np.exp(rng.uniform(*np.log(LENGTHS), 4))
+    low, high = np.log(LENGTHS)
+    longer = np.exp(rng.uniform(low, high, 4))
     arms, legs, trunk, head = np.where(rng.random(4) < 0.5, longer, 1 / longer)
     factor = {3: arms, 4: arms, 6: arms, 7: arms, 9: legs, 10: legs, 12: legs, 13: legs, 8: trunk, 11: trunk, 0: head}
     body = pose.body.copy()

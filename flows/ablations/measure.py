@@ -94,9 +94,9 @@ def _measure(
     render = read_frames(video)
     count, height, width = render.shape[:3]
     size = (height, width)
-    places = [pairs.video(kind, name) for kind in ("truth", "wrong")]
-    truth, wrong = (read_frames(place, count, size) for place in places)
-    _, union = silhouettes(*places, count, size)
+    right_place, wrong_place = pairs.video("truth", name), pairs.video("wrong", name)
+    truth, wrong = (read_frames(place, count, size) for place in (right_place, wrong_place))
+    _, union = silhouettes(right_place, wrong_place, count, size)
     image = resize_image(read_image(pairs.image(name)).pixels, height, width)
     covered = union.any(0) | _box(pairs.image(name), size)
     columns, seen = backbone.subject_and_background(encoder, render, image, covered)
@@ -112,7 +112,7 @@ def _measure(
         "start_gap_jump_excess": jump,
         "start_gap": gap,
         RESOLVED_BY_PIXELS: _resolved(name, jump),
-        **_joints(name, render, places[0], estimator),
+        **_joints(name, render, right_place, estimator),
     }
     true_seen = backbone.features(encoder, truth)
     return values, backbone.clip_features(seen), backbone.clip_features(true_seen)

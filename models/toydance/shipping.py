@@ -82,12 +82,12 @@ def ship_curves(fitted: Path, stages: Path, out: Path) -> None:
         shutil.copyfile(file, out / f"{file.parent.name}.jsonl")
     for name in CHECKPOINTS:
         rows = [json.loads(line) for line in (stages / name / "metrics.jsonl").read_text().splitlines()]
-        with (out / f"{name}.jsonl").open("w") as file:
+        with (out / f"{name}.jsonl").open("w") as lines:
             for begin in range(0, len(rows), CURVE_STEPS):
                 part = rows[begin : begin + CURVE_STEPS]
                 measured = {key: value for row in part for key, value in row.items() if key.startswith("validation_")}
                 loss = float(np.mean([row["loss"] for row in part]))
-                file.write(json.dumps({"step": part[-1]["step"] + 1, "loss": loss, **measured}) + "\n")
+                lines.write(json.dumps({"step": part[-1]["step"] + 1, "loss": loss, **measured}) + "\n")
 
 
 def halve_weights(file: Path, out: Path) -> None:
