@@ -367,7 +367,7 @@ def test_the_shipped_weights_are_at_most_40_megabytes_in_half_precision() -> Non
     files = [path for path in (ROOT / WEIGHTS).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40_000_000
     kinds = {path.suffix for path in files}
-    assert kinds <= {".safetensors", ".onnx", ".json"}
+    assert kinds <= {".safetensors", ".onnx", ".json", ".jsonl"}
     for path in files:
         if path.suffix == ".safetensors":
             header = path.read_bytes()[8:]

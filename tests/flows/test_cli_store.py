@@ -70,6 +70,7 @@ WORDS = {
     "--reason",
     "--set",
     "--mix",
+    "--rows",
     "clip",
     "source",
 }

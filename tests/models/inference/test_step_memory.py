@@ -85,7 +85,7 @@ def test_each_thing_is_computed_once_for_what_it_depends_on():
     assert calls == {
         "rope": 1, "spatial": 2, "temporal": 2, "alignment": 8, "image_embedder": 4, "to_k": 2, "add_v_proj": 2,
     }  # fmt: skip
-    assert sorted(words) == [0] * 5 + [512] * 2
+    assert [length for length in words if length] == [512] * 2  # later evaluations are given no words
 
 
 def resident(model):
