@@ -15,7 +15,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from ..child_processes import start_child
 from .deadline import Deadline, Limits
 from .info import VideoError
 from .reader import VideoReader
@@ -48,22 +48,14 @@ class _WorkerDied(Exception):
 
 class _Worker:
     def __init__(self) -> None:
-        self._control, theirs = socket.socketpair()
-        lifeline, self._lifeline = os.pipe()
         self._stderr = os.memfd_create("stderr")
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", START, json.dumps(sys.path), str(theirs.fileno()), str(lifeline)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._stderr,
-                pass_fds=(theirs.fileno(), lifeline),
-                # One arena, so that memory of freed frames is reused for frames of another size.
-                env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
-            )
-        finally:
-            theirs.close()
-            os.close(lifeline)
+        self._process, self._control, self._lifeline = start_child(
+            START,
+            stdout=subprocess.DEVNULL,
+            stderr=self._stderr,
+            # One arena, so that memory of freed frames is reused for frames of another size.
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        )
         self._answers = select.poll()  # select() does not support descriptors above 1023
         self._answers.register(self._control, select.POLLIN)
         self._staging: mmap.mmap | None = None

@@ -1,4 +1,4 @@
-"""What can be wrong with a driving pose: the causes for which the paper says that it has its modules (Figure 13).
+"""Change driving poses by the causes that the paper gives for its modules (Figure 13).
 
 The pairs of all causes but `start_gap` show the same dancers and have the same truths: only the keypoints differ that
 the network is driven by.

@@ -1,10 +1,12 @@
-"""What the ablations cost, in CPU seconds of one core, before anything is computed."""
+"""Estimate what the ablations cost, in CPU seconds of one core, before anything is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
+from ...pipelines.render.plan import evaluations_a_window
 from ...pipelines.train.config import TrainConfig
 from ..presets import Run
 from .causes import CAUSES
@@ -42,6 +44,10 @@ class Forecast(NamedTuple):
         """All parts together."""
         return (self.world + sum(self.packets.values())) / 3600
 
+    def left(self, out: Path) -> float:
+        """Return the CPU seconds of the packets that are not finished in a run's folder."""
+        return sum(seconds for packet, seconds in self.packets.items() if not packet.is_done(out))
+
 
 def forecast(run: Run, packets: Iterable[Packet], world: World) -> Forecast:
     """Estimate the CPU seconds of the world and of each packet."""
@@ -49,25 +55,11 @@ def forecast(run: Run, packets: Iterable[Packet], world: World) -> Forecast:
     return Forecast(SECONDS_PER_CLIP * clips, {packet: _packet(run, packet, world) for packet in packets})
 
 
-def training_share(run: Run, packet: Packet, world: World) -> float:
-    """Return the share of a packet's CPU time that its training takes."""
-    row = ROWS[packet.row]
-    if row.stage is None:
-        return 0.0
-    return _training(configure(run, row, packet.seed).stage(row.stage)) / _packet(run, packet, world)
-
-
 def _packet(run: Run, packet: Packet, world: World) -> float:
     row = ROWS[packet.row]
     configured = configure(run, row, packet.seed)
     training = 0.0 if row.stage is None else _training(configured.stage(row.stage))
-    render, videos = configured.render, world.num_pairs * len(CAUSES)
-    low, high = render.pose_guidance_interval
-    steps = render.num_inference_steps
-    guided = render.pose_guidance_scale != 0
-    evaluations = steps * (1 + (render.guidance_scale != 1)) + guided * sum(
-        low < i / steps < high for i in range(steps)
-    )
+    videos, evaluations = world.num_pairs * len(CAUSES), evaluations_a_window(configured.render)
     return training + videos * (SECONDS_PER_EVALUATION * evaluations + SECONDS_PER_VIDEO)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,6 @@ def measure_renders(
     gaps: Mapping[str, float],
     encoder: Any,
     estimator: PoseEstimator | None,
-    after_each: Callable[[], object] = lambda: None,
 ) -> Measured:
     """Measure all renders.
 
@@ -76,7 +75,6 @@ def measure_renders(
         gaps: start gap of each pair, in torso lengths.
         encoder: ToyDance's image encoder, the backbone.
         estimator: finds joints in the renders; None: metrics of joints are not measured.
-        after_each: called after each pair.
     """
     measured = Measured({}, {})
     for name in pairs.ids():
@@ -84,7 +82,6 @@ def measure_renders(
             values, clip, true_clip = _measure(pairs, name, videos[name], gaps[name], encoder, estimator)
             measured.videos[name] = {metric: _plain(value) for metric, value in values.items()}
             measured.clips[name] = (clip, true_clip)
-        after_each()
     return measured
 
 

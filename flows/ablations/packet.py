@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def run_packet(packet: Packet, run: Run, out: Path, in_phase: Callable[[str], ob
         return
     row, folder = ROWS[packet.row], packet.folder(out)
     configured = configure(run, row, packet.seed)
-    # Results are written last, and phases after one another: an interrupted packet goes on where it was.
+    # Results are written last, and phases after one another: an interrupted packet resumes at its phase.
     cpu = _CpuSeconds(folder / "cpu.json")
     trained = None
     if row.stage is not None:
@@ -195,24 +196,16 @@ class _CpuSeconds:
         self._file = file
         self.seconds: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
 
-    def __call__(self, phase: str) -> _Phase:
-        return _Phase(self, phase)
-
-    def add(self, phase: str, seconds: float) -> None:
-        self.seconds[phase] = round(self.seconds.get(phase, 0.0) + seconds, 2)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._file, self.seconds)
-
-
-class _Phase:
-    def __init__(self, counted: _CpuSeconds, phase: str) -> None:
-        self._counted, self._phase = counted, phase
-
-    def __enter__(self) -> None:
-        self._begin = _cpu_seconds()
-
-    def __exit__(self, *_: object) -> None:
-        self._counted.add(self._phase, _cpu_seconds() - self._begin)
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        begin = _cpu_seconds()
+        try:
+            yield
+        finally:
+            used = _cpu_seconds() - begin
+            self.seconds[phase] = round(self.seconds.get(phase, 0.0) + used, 2)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._file, self.seconds)
 
 
 def _cpu_seconds() -> float:

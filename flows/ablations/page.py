@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from ...datasets.storage.atomic import atomic_write
-from ...datasets.video import encode
 from ...models.metrics import Interval
 from ...pipelines.pages.curves import draw_curves, legend
 from ...pipelines.pages.layout import Figure, Section, write_page
 from ..demo.dancers import PairSet
-from ..demo.measure import FPS, read_frames
+from ..demo.pairs_page import write_playable
 from ..demo.toydance import rendered_videos
 from .causes import CAUSES
 from .measure import RESOLVED_BY_JOINTS, RESOLVED_BY_PIXELS
@@ -247,15 +246,11 @@ def _videos(out: Path, results: Results) -> Section:
         for row, videos in renders.items():
             place = f"media/{name}-{row}.mp4"
             if name in videos:
-                _write_playable(videos[name], out / place)
+                write_playable(videos[name], out / place)
             group.append((ROWS[row].title, place if name in videos else None))
         groups.append(group)
     text = "One pair of each cause, first seed: driving video, truth, and renders. Pictures are enlarged."
     return Section("Videos", text, players=groups)
-
-
-def _write_playable(source: Path, path: Path) -> None:
-    encode(read_frames(source).repeat(2, axis=1).repeat(2, axis=2), path, FPS, crf=12)
 
 
 def markdown(results: Results, table: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ... import SteadyDancerError
-from ...datasets.artifact import exclusive
+from ...datasets.artifact import Artifact, exclusive
 from ...datasets.storage.atomic import write_json
 from ...datasets.storage.digests import differences
 from ...models.weights.lookup import find, weight
@@ -38,8 +38,7 @@ def plan(run: Run, rows: Sequence[Row], num_seeds: int, world: World, out: Path,
     """Describe what `run_ablations` would do, and what it would cost."""
     packets = packets_of(rows, num_seeds)
     cost = forecast(run, packets, world)
-    left = sum(seconds for packet, seconds in cost.packets.items() if not packet.is_done(out))
-    missing = not (out / "latents" / "run.json").is_file()
+    left = cost.left(out) + (0.0 if Artifact(out / "latents").committed else cost.world)
     return {
         "rows": [row.name for row in rows],
         "seeds": num_seeds,
@@ -49,9 +48,9 @@ def plan(run: Run, rows: Sequence[Row], num_seeds: int, world: World, out: Path,
         "world": world.to_record(),
         "components": run.cache.components,
         "cpu_hours_forecast": round(cost.cpu_hours, 2),
-        "cpu_hours_left": round((left + missing * cost.world) / 3600, 2),
+        "cpu_hours_left": round(left / 3600, 2),
         "longest_packet": duration(max(cost.packets.values())),
-        "time_on_workers": duration((left + missing * cost.world) / max(num_workers, 1)),
+        "time_on_workers": duration(left / max(num_workers, 1)),
         "within_12_cpu_hours": cost.cpu_hours <= LIMIT_CPU_HOURS,
     }
 
@@ -133,11 +132,10 @@ def _check_settings(run: Run, world: World, out: Path) -> None:
 
 
 def _announce(cost: Forecast, packets: Sequence[Packet], out: Path, num_workers: int) -> None:
-    left = sum(seconds for packet, seconds in cost.packets.items() if not packet.is_done(out))
     done = sum(packet.is_done(out) for packet in packets)
     click.echo(
         f"{len(packets)} packets, {done} of them finished; {cost.cpu_hours:.1f} CPU hours in all by forecast, "
-        f"{duration(left / max(num_workers, 1))} left"
+        f"{duration(cost.left(out) / max(num_workers, 1))} left"
     )
 
 

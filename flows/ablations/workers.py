@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
-import sys
 import traceback
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ... import SteadyDancerError
+from ...datasets.child_processes import serving, start_child
 from ..presets import Run
 from .packet import Packet, run_packet
 
-# They import modules from the paths of this process only, and can end while they do.
-START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from steadydancer.datasets.child_processes import exit_with_parent; exit_with_parent(int(sys.argv[3])); "
-    "from steadydancer.flows.ablations.workers import serve; serve(int(sys.argv[2]), sys.argv[4])"
-)
+START = serving("steadydancer.flows.ablations.workers")
 PHASE, DONE, FAILED = "phase", "done", "failed"
 # One thread each: tiny tensors do not profit from more, and the bits depend on their number.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -52,30 +45,11 @@ class Worker:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         self.packet: Packet | None = None
-        ours, theirs = socket.socketpair()
-        lifeline, self._kept = os.pipe()
-        output: IO[bytes]
         with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-c",
-                    START,
-                    json.dumps(sys.path),
-                    str(theirs.fileno()),
-                    str(lifeline),
-                    str(out),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=(theirs.fileno(), lifeline),
-                env={**os.environ, **ENVIRONMENT},
+            self.process, control, self._lifeline = start_child(
+                START, str(out), stdout=output, stderr=output, env={**os.environ, **ENVIRONMENT}
             )
-        theirs.close()
-        os.close(lifeline)
-        self.connection = Connection(ours.detach())
+        self.connection = Connection(control.detach())
         self.connection.send_bytes(run.model_dump_json().encode())
 
     def begin(self, packet: Packet) -> None:
@@ -110,7 +84,7 @@ class Worker:
         self.process.kill()
         self.process.wait()
         self.connection.close()
-        os.close(self._kept)
+        os.close(self._lifeline)
 
 
 def ready(workers: list[Worker], timeout_s: float) -> list[Worker]:

@@ -18,14 +18,13 @@ from ...pipelines.cache import job as cache_job
 from ...pipelines.common.outcomes import require_usable
 from ...pipelines.curate import job as curate_job
 from ...pipelines.runtime.runner import Engine
-from ..demo.dancers import PAIRS, PairSet
+from ..demo.dancers import DRIVING_SIZES, PAIRS, PairSet
 from ..presets import Run
 from .causes import CAUSES, DRIVING, REFERENCE, cause_of, corrupted
 
 GAPS = "start_gaps.json"
 PAIR_SEED = 420  # sets of dancers that neither training nor the demo has
-SIZE, DRIVING_SIZES = (160, 160), ((192, 144), (160, 160))
-NUM_FRAMES, FPS = 33, 16
+SIZE, NUM_FRAMES = (160, 160), 33
 DIFFICULTIES = (*("easy",) * 8, "standard", "hard")  # in turn, about the shares of the shipped weights' clips
 
 

@@ -81,13 +81,13 @@ def _copied(folder: Path, name: str, caption: str, source: Path | None) -> str |
     word = caption.removeprefix(f"{name}: ").replace(", ", "-").replace(" ", "-")
     place = f"media/{name}-{word}{source.suffix}"
     if caption.startswith("render"):
-        _write_playable(source, folder / place)
+        write_playable(source, folder / place)
     elif source != folder / place:
         shutil.copyfile(source, folder / place)
     return place
 
 
-def _write_playable(source: Path, path: Path) -> None:
+def write_playable(source: Path, path: Path) -> None:
     """Write a render so that all browsers play it: twice as large in 4:2:0, which then keeps the colour of a pixel."""
     encode(read_frames(source).repeat(2, axis=1).repeat(2, axis=2), path, FPS, crf=12)
 

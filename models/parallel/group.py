@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import os
-import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
@@ -23,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ... import SteadyDancerError
+from ...datasets.child_processes import serving, start_child
 from ..conditions import Conditions
 from ..guidance import Branch, BranchVelocity, evaluate
 from ..inference.branch_evaluation import BranchEvaluation
@@ -30,12 +28,8 @@ from .processes import Parallel, check_processes
 from .velocity import enable_context_parallelism, parallel_velocity, process_group
 from .worker import BRANCHES, EVALUATE, FAILED, PREPARE, Loader, on_device, receive, send
 
-# Code of the other processes. They import modules from the paths of this process only, and can end while they do.
-START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from steadydancer.datasets.child_processes import exit_with_parent; exit_with_parent(int(sys.argv[3])); "
-    "from steadydancer.models.parallel.worker import serve; serve(int(sys.argv[2]))"
-)
+# Code of the other processes.
+START = serving("steadydancer.models.parallel.worker")
 
 
 class ParallelError(SteadyDancerError):
@@ -138,20 +132,10 @@ class ParallelGroup:
         self.close()
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        lifeline, kept = os.pipe()
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-c", START, json.dumps(sys.path), str(theirs.fileno()), str(lifeline)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), lifeline),
-            )
-        finally:
-            theirs.close()
-            os.close(lifeline)
-        self._resources.callback(os.close, kept)
+        process, control, lifeline = start_child(START)
+        self._resources.callback(os.close, lifeline)
         self._processes.append(process)
-        self._connections.append(self._resources.enter_context(Connection(ours.detach())))
+        self._connections.append(self._resources.enter_context(Connection(control.detach())))
 
     def _join(self, transformer: Any) -> None:
         """Wait for the others and form the group, once."""

@@ -4,12 +4,12 @@ first downloaded, and the same are asked for and compared from then on. Does not
 
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ...datasets.storage.atomic import write_json
 from .catalogue import weights_dir
 from .download import WeightsError, sha256_of
 
@@ -92,10 +92,8 @@ def _compare(repository: str, folder: Path, names: Iterable[str]) -> None:
 
 def _write(pins: dict[str, Any]) -> None:
     file = pins_file()
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(pins, indent=1, sort_keys=True))
-        aside.replace(file)
+        write_json(file, pins)
     except OSError as error:
         _log.warning("%s cannot be written (%s): downloads from the hub are not pinned", file, error)

@@ -48,10 +48,7 @@ def plan(
         ModeError: the mode cannot run.
     """
     require_unique(pairs)
-    low, high = config.pose_guidance_interval
-    steps, windows = config.num_inference_steps, num_windows(config)
-    text_guided, pose_guided = config.guidance_scale != 1, config.pose_guidance_scale != 0
-    evaluations = (1 + text_guided) * steps + pose_guided * sum(low < i / steps < high for i in range(steps))
+    windows = num_windows(config)
     rows = rows_of(pairs, config)
     packets = plan_packets(rows, config.packet_size)
     given = checkpoint if isinstance(checkpoint, Mapping) else {"": checkpoint}
@@ -66,7 +63,7 @@ def plan(
         **(by_name[""] if by_name.keys() == {""} else {"checkpoints": by_name}),
         "kept_results": ResultStore(work or out / WORK_FOLDER).counts(),
         "windows_a_video": windows,
-        "evaluations_a_video": windows and windows * evaluations,
+        "evaluations_a_video": windows and windows * evaluations_a_window(config),
         "mode": mode.describe(config),
     }
 
@@ -92,6 +89,14 @@ def refusals(plan: Mapping[str, Any]) -> list[str]:
     planned = [plan, *plan.get("checkpoints", {}).values()]
     found = ((each.get("gpu_memory") or {}).get("refusal") for each in planned)
     return list(dict.fromkeys(sentence for sentence in found if sentence))
+
+
+def evaluations_a_window(config: RenderConfig) -> int:
+    """Return how often the network is evaluated to sample a window: one branch at a step is one evaluation."""
+    low, high = config.pose_guidance_interval
+    steps = config.num_inference_steps
+    text_guided, pose_guided = config.guidance_scale != 1, config.pose_guidance_scale != 0
+    return (1 + text_guided) * steps + pose_guided * sum(low < i / steps < high for i in range(steps))
 
 
 def num_windows(config: RenderConfig) -> int | None:
