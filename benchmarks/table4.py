@@ -76,7 +76,7 @@ class Row:
 
     @property
     def guided(self) -> bool:
-        """Whether text and pose guide the sampling."""
+        """Return whether text and pose guide the sampling."""
         return self.mode != "fast:distilled"
 
     @property
@@ -86,7 +86,7 @@ class Row:
 
     @property
     def label(self) -> dict[str, Any]:
-        """What tells this row from others."""
+        """Return the settings in which this row differs from others."""
         if self.eager:
             return {"mode": "eager", "by": "diffusers"}
         more = {"parked_projections": True} if self.parked else {}

@@ -19,8 +19,8 @@ _ITS_OWN_S = 20.0  # for the run's own process, if it is alive, to end as it lik
 def stop_cancelled(flow_run_id: str) -> str:
     """Stop the job that a flow run follows, and end the run as *Cancelled* if it waits for that.
 
-    The automation in `prefect.yaml` starts it for every flow run of a cluster deployment that is cancelled. Start it by
-    hand for a run that has *Crashed* and whose job shall not go on.
+    The trigger in `prefect.yaml` starts it for every flow run of a cluster deployment that is cancelled. Start it by
+    hand for a run that has *Crashed* and whose job is not to continue.
 
     Args:
         flow_run_id: the run's id, or the event's `prefect.flow-run.ID`.

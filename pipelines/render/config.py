@@ -140,7 +140,7 @@ class RenderConfig(BaseModel):
 
     @property
     def rendering_mode(self) -> Mode:
-        """What `mode` changes."""
+        """Return what `mode` changes."""
         return get_mode(self.mode)
 
     @property
@@ -186,5 +186,5 @@ class RenderConfig(BaseModel):
 
     @property
     def works_in_turn(self) -> bool:
-        """Whether one worker encodes, denoises and writes on its GPUs: several of them, or too little memory of one."""
+        """Return whether one worker encodes, denoises and writes on its GPUs: several, or one with little memory."""
         return self.gpus_per_worker > 1 or (self.num_gpus > 0 and self.rendering_mode.offloads)

@@ -104,6 +104,12 @@ class Trial:
             found |= new
         return sorted(found)
 
+    def lose(self, worker: subprocess.Popen[bytes]) -> None:
+        """Kill a worker and the processes of its flows, as their machine's end does."""
+        for process in (*self.flow_processes(worker), worker.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
     def end(self) -> None:
         for worker in self.workers:
             with contextlib.suppress(ProcessLookupError):
@@ -143,9 +149,7 @@ def test_a_worker_that_is_killed_leaves_its_job_running(trial: Trial) -> None:
 def test_an_orphan_is_crashed_and_a_retry_and_a_new_run_follow_its_job(trial: Trial) -> None:
     worker = trial.start_worker()
     run, stage = trial.begin("b", steps=1200)
-    for process in (*trial.flow_processes(worker), worker.pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+    trial.lose(worker)
     began = time.monotonic()
     trial.start_worker()
     trial.wait(lambda: trial.state(run) == "Crashed", 300)
@@ -167,9 +171,7 @@ def test_an_orphan_is_crashed_and_a_retry_and_a_new_run_follow_its_job(trial: Tr
 def test_the_job_of_an_orphan_that_is_cancelled_is_stopped(trial: Trial) -> None:
     worker = trial.start_worker()
     run, stage = trial.begin("e", steps=1200)
-    for process in (*trial.flow_processes(worker), worker.pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+    trial.lose(worker)
     trial.start_worker()
     trial.wait(lambda: "started!" in trial.log.read_text(), 120)
     began = time.monotonic()
