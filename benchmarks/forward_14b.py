@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from steadydancer.models.inference.step_memory import StepMemory
+from steadydancer.models.preflight.networks import empty_network, fill_randomly
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
 CONTEXT_TOKENS = 257 + 512
@@ -37,18 +38,7 @@ def forward_flops(config: Any, num_tokens: int) -> float:
 
 def random_network(cls: Any, sizes: dict[str, Any], device: str) -> Any:
     """Build a bfloat16 network directly on the device; modules that the class keeps in float32 stay float32."""
-    with torch.device("meta"):
-        model = cls(**sizes)
-    for path, module in model.named_modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            full = any(kept in f"{path}.{name}" for kept in cls._keep_in_fp32_modules)
-            data = torch.empty(parameter.shape, dtype=torch.float32 if full else torch.bfloat16, device=device)
-            is_norm_weight = name == "weight" and parameter.ndim == 1
-            setattr(module, name, nn.Parameter(data.fill_(1) if is_norm_weight else data.normal_(std=0.02)))
-    # The constructor made the rotary tables on the meta device.
-    config = model.config
-    model.rope = type(model.rope)(config.attention_head_dim, config.patch_size, config.rope_max_seq_len).to(device)
-    return model.eval()
+    return fill_randomly(empty_network(lambda: cls(**sizes), torch.bfloat16, device))
 
 
 def conditions(config: Any, grid: tuple[int, int, int], device: str) -> dict[str, Tensor]:

@@ -16,38 +16,37 @@ skips depends on trained weights: its minutes are given for shares.
 import argparse
 import gc
 import json
-import os
 import platform
-import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan
-from torch import Tensor, distributed
+from torch import Tensor
 
-from steadydancer.models.encoders import decode_chunks
-from steadydancer.models.guidance import branch_velocity, in_pose_guidance_interval
+from steadydancer.models.guidance import branch_velocity
 from steadydancer.models.inference.branch_evaluation import BranchEvaluation
 from steadydancer.models.inference.step_memory import park_context_projections
-from steadydancer.models.modes import apply_mode, get_mode
-from steadydancer.models.objectives import wan_velocity
+from steadydancer.models.modes import get_mode
 from steadydancer.models.parallel.processes import Parallel
+from steadydancer.models.parallel.torchrun import as_the_first_says, torchrun_group
 from steadydancer.models.parallel.velocity import enable_context_parallelism, parallel_velocity
-from steadydancer.models.preflight.inputs import branch_inputs
-from steadydancer.models.preflight.networks import empty_network, make_wan
+from steadydancer.models.preflight.random_rendering import plain_velocity, random_inputs, random_networks
 from steadydancer.models.preflight.rendering import Savings, rendering_memory
 from steadydancer.models.preflight.sizes import Clip, Sizes
-from steadydancer.models.sampling import denoise
-from steadydancer.models.transformer import SteadyDancerTransformer3DModel
+from steadydancer.models.preflight.timing import (
+    MIN_STEPS,
+    StepSeconds,
+    count_steps,
+    measure_decoding,
+    measure_steps,
+    now,
+    peak_gb,
+    reset_peak,
+)
 
 STEPS, INTERVAL = 40, (0.1, 0.4)
 # Of this project's model: minutes and GB on one and on two GPUs, and with FP16, LightX2V's LoRA and offload.
@@ -85,6 +84,11 @@ class Row:
         return STEPS if self.guided else 4
 
     @property
+    def step_counts(self) -> tuple[int, int]:
+        """Steps of a whole video without and with pose guidance."""
+        return count_steps(self.steps, INTERVAL, self.guided)
+
+    @property
     def label(self) -> dict[str, Any]:
         """Return the settings in which this row differs from others."""
         if self.eager:
@@ -116,43 +120,12 @@ ROWS = (
 )
 
 
-def step_counts(row: Row) -> tuple[int, int]:
-    """Return how many steps of a video have the fewest branches, and how many have the negative pose's too."""
-    if not row.guided:
-        return row.steps, 0
-    with_pose = sum(in_pose_guidance_interval(step / row.steps, INTERVAL) for step in range(row.steps))
-    return row.steps - with_pose, with_pose
-
-
-def with_random_weights(network: Any, device: str) -> Any:
-    """Fill a network in place with small random weights, drawn on `device`."""
-    with torch.no_grad():
-        for name, weight in network.named_parameters():
-            is_norm = name.endswith("weight") and weight.ndim == 1
-            weight.copy_(torch.ones((), dtype=weight.dtype, device=device) if is_norm else
-                         torch.empty(weight.shape, dtype=weight.dtype, device=device).normal_(std=0.02))  # fmt: skip
-        config = network.config
-        if hasattr(network, "rope"):  # its tables were built without values
-            rope = type(network.rope)(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
-            network.rope = rope.to(next(network.parameters()).device)
-    return network
-
-
 def build(row: Row, mode: str, sizes: Sizes, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
     """Build the network and the autoencoder of a row, in a mode."""
-    arguments = json.loads(sizes.transformer_json)
     chosen = replace(get_mode(mode), needs_distilled_lora=False)  # a merged LoRA costs nothing
     if not row.compiled:
         chosen = replace(chosen, compiles_blocks=False)
-    at = "cpu" if chosen.offloads else device
-    if row.eager:
-        network = empty_network(lambda: make_wan({**arguments, "in_channels": 36}), dtype, at)
-    else:
-        network = empty_network(lambda: SteadyDancerTransformer3DModel(**arguments), dtype, at)
-    with_random_weights(network, device)
-    vae = with_random_weights(empty_network(lambda: AutoencoderKLWan(**sizes.vae), torch.float32, device), device)
-    if not row.eager:
-        apply_mode(SimpleNamespace(transformer=network, vae=vae), chosen, device=device)  # type: ignore[arg-type]
+    network, vae = random_networks(sizes, chosen, dtype, device, is_plain=row.eager)
     if row.parked:
         park_context_projections(network, "cpu")
     if row.parallel == "context":
@@ -160,83 +133,44 @@ def build(row: Row, mode: str, sizes: Sizes, dtype: torch.dtype, device: str) ->
     return network, vae
 
 
-def make_velocity(row: Row, network: Any, branches: Any) -> Any:
-    """Wrap the network of a row for the sampler."""
+def sample(
+    row: Row, network: Any, clip: Clip, num_steps: int, dtype: torch.dtype, device: str
+) -> tuple[StepSeconds, Tensor]:
+    """Sample a few steps; return their seconds, and the latents."""
+    branches, noise = random_inputs(network, clip, dtype, device)
     if row.eager:
-        return eager_velocity(network, branches)
-    if row.parallel is not None:
-        return parallel_velocity(row.parallel, network, branches, row.way)
-    return branch_velocity(network, branches, branch_evaluation=row.way)
-
-
-def sample(row: Row, network: Any, clip: Clip, num_steps: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
-    """Sample a few steps, of which the first half have no pose guidance: seconds of each kind, and latents."""
-    normal = partial(torch.randn, device=device, generator=torch.Generator(device).manual_seed(0))
-    config = network.config  # from one seed, the same in every process
-    branches = branch_inputs(normal, clip.latent_grid, config.image_dim, config.text_dim, dtype=dtype,
-                             num_tokens=(120, 126))  # fmt: skip
-    noise = normal(1, 16, *clip.latent_grid)
-    velocity = make_velocity(row, network, branches)
-    half = num_steps // 2
-    marks = [_now(device)]
-    guidance: dict[str, Any] = {"pose_guidance_interval": ((half - 0.5) / num_steps, 1.0)}
-    latents = denoise(
-        velocity,
-        noise,
-        num_inference_steps=num_steps,
-        callback=lambda *_: marks.append(_now(device)),
-        **(guidance if row.guided else {"guidance_scale": 1.0, "pose_guidance_scale": 0.0}),
-    )
-    seconds = [after - before for before, after in pairwise(marks)]
-    without, with_pose = (seconds[:half], seconds[half:]) if row.guided else (seconds, [])
-    return {
-        "first": without[0],
-        "step": statistics.median(without[1:]),
-        "first_with_pose": with_pose[0] if with_pose else 0.0,
-        "step_with_pose": statistics.median(with_pose[1:]) if with_pose else 0.0,
-        "latents": latents,
-    }
-
-
-def decode(vae: Any, latents: Tensor, device: str) -> float:
-    """Return the seconds of decoding a video."""
-    start = _now(device)
-    for _ in decode_chunks(vae, latents):
-        pass
-    return _now(device) - start
-
-
-def minutes_of(row: Row, measured: dict[str, Any], decoding: float) -> float:
-    """Project the minutes of a whole video: the first step of each kind is measured, the others are like the later."""
-    plain, with_pose = step_counts(row)
-    seconds = measured["first"] + (plain - 1) * measured["step"] + decoding
-    if with_pose:
-        seconds += measured["first_with_pose"] + (with_pose - 1) * measured["step_with_pose"]
-    return round(seconds / 60, 4)
+        velocity = plain_velocity(network, branches)
+    elif row.parallel is not None:
+        velocity = parallel_velocity(row.parallel, network, branches, row.way)
+    else:
+        velocity = branch_velocity(network, branches, branch_evaluation=row.way)
+    return measure_steps(velocity, noise, num_steps, row.guided)
 
 
 def measure(row: Row, sizes: Sizes, clip: Clip, num_steps: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
     """Measure a row; a step cache is measured where it skips nothing, and where it skips all that it can."""
-    found, peaks = [], []
+    found: list[StepSeconds] = []
+    peaks = []
     for mode in (NEVER, ALWAYS) if row.mode == "fast" else (row.mode,):
         network, vae = build(row, mode, sizes, dtype, device)
-        _reset_peak(device)
+        reset_peak(device)
         compiling = 0.0
         if device == "cuda" and row.compiled and get_mode(mode).compiles_blocks and not row.eager:
-            start = _now(device)
+            start = now(device)
             sample(row, network, clip, 2, dtype, device)
-            compiling = _now(device) - start
-        found.append(sample(row, network, clip, num_steps, dtype, device))
-        peaks.append(_peak_gb(device))
+            compiling = now(device) - start
+        seconds, latents = sample(row, network, clip, num_steps, dtype, device)
+        found.append(seconds)
+        peaks.append(peak_gb(device))
         del network
         gc.collect()
-        _reset_peak(device)
-        decoding = decode(vae, found[-1].pop("latents")[0], device)
-        peaks.append(_peak_gb(device))
+        reset_peak(device)
+        decoding = measure_decoding(vae, latents[0])
+        peaks.append(peak_gb(device))
         del vae
         gc.collect()
     known = [peak for peak in peaks if peak is not None]
-    all_minutes = [minutes_of(row, each, decoding) for each in found]
+    all_minutes = [round((each.project(*row.step_counts) + decoding) / 60, 4) for each in found]
     out: dict[str, Any] = {"minutes": all_minutes[0], "memory_gb": round(max(known), 2) if known else None}
     if row.mode == "fast":
         between = {share: all_minutes[0] + share * (all_minutes[1] - all_minutes[0]) for share in SKIPPED_SHARES}
@@ -244,24 +178,11 @@ def measure(row: Row, sizes: Sizes, clip: Clip, num_steps: int, dtype: torch.dty
                 "why": "how many evaluations are skipped depends on trained weights"}  # fmt: skip
     return {
         **out,
-        **{f"{name}_s": round(value, 4) for name, value in found[0].items()},
+        **{f"{name}_s": round(value, 4) for name, value in asdict(found[0]).items()},
         "decoding_s": round(decoding, 4),
         "warm_up_with_compilation_s": round(compiling, 1) if compiling else None,
         "measured_steps": num_steps,
     }
-
-
-def eager_velocity(network: Any, branches: Any) -> Any:
-    """Wrap diffusers' network, with two more frames in the place of the reference frames: the same number of tokens."""
-    velocity_of = wan_velocity(network)
-
-    def velocity(latents: Tensor, timestep: Tensor, branch: Any) -> Tensor:
-        longer = torch.cat([latents, latents[:, :, :2]], dim=2)
-        image = branches[branch].image_latents
-        conditions = branches[branch].replace(image_latents=torch.cat([image, image[:, :, :2]], dim=2))
-        return velocity_of(longer, timestep, conditions)[:, :, : latents.shape[2]]
-
-    return velocity
 
 
 def line(row: Row, gpus: int, clip: Clip, sizes: Sizes, dtype: torch.dtype, measured: dict[str, Any]) -> dict[str, Any]:
@@ -271,7 +192,7 @@ def line(row: Row, gpus: int, clip: Clip, sizes: Sizes, dtype: torch.dtype, meas
     minutes, memory = paper.get(gpus, (None, None))
     forecast = {} if row.eager or gpus > 1 else rendering_memory(sizes, clip, dtype, row.savings)
     counted = [forecast[phase] for phase in ("denoise", "decode_video") if phase in forecast]
-    plain, with_pose = step_counts(row)
+    plain, with_pose = row.step_counts
     return {
         "benchmark": "table4", **row.label, "gpus": gpus, "frames": clip.num_frames,
         "size": [clip.height, clip.width], "steps": row.steps,
@@ -279,38 +200,6 @@ def line(row: Row, gpus: int, clip: Clip, sizes: Sizes, dtype: torch.dtype, meas
         "forecast_gb": round(max(counted) / 1e9, 2) if counted else None,
         "paper_minutes": minutes, "paper_gb": memory,
     }  # fmt: skip
-
-
-@contextmanager
-def processes(device: str) -> Iterator[tuple[int, int]]:
-    """Join the processes that torchrun started: (rank, number); (0, 1) without it."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield 0, 1
-        return
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if device == "cuda" else "gloo")
-    try:
-        yield distributed.get_rank(), size
-    finally:
-        distributed.destroy_process_group()
-
-
-def _now(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _reset_peak(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _peak_gb(device: str) -> float | None:
-    return torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else None
 
 
 def measured_or_reason(row: Row, missing: str | None, is_late: bool, run: Callable[[], dict[str, Any]]) -> Any:
@@ -335,14 +224,14 @@ def main() -> None:
     clip, sizes = (Clip(9, 64, 48), TINY) if options.tiny else (Clip(), Sizes())
     dtype = torch.float32 if options.tiny else torch.bfloat16
     missing = None if device == "cpu" or torch.cuda.is_available() else "no accelerator"
-    num_steps = max(options.measured_steps, 4) // 2 * 2
+    num_steps = max(options.measured_steps, MIN_STEPS) // 2 * 2
     lines: list[dict[str, Any]] = []
-    with processes(device if missing is None else "cpu") as (rank, gpus):
+    with torchrun_group(device if missing is None else "cpu") as (rank, gpus):
         for row in ROWS:
             if gpus > 1 and row.parallel is None:
                 continue  # they are in the column of one GPU
             alone = "of two processes: run it by torchrun" if gpus == 1 and row.parallel else None
-            is_late = _agreed(time.perf_counter() - start > DEADLINE_S, gpus, device)
+            is_late = as_the_first_says(time.perf_counter() - start > DEADLINE_S, device)
             run = lambda row=row: measure(row, sizes, clip, num_steps, dtype, device)  # noqa: E731
             lines.append(line(row, gpus, clip, sizes, dtype, measured_or_reason(row, missing or alone, is_late, run)))
             gc.collect()
@@ -355,23 +244,11 @@ def main() -> None:
         options.out.write_text(json.dumps({"machine": machine(device), "rows": lines}, indent=2) + "\n")
 
 
-def _agreed(is_late: bool, gpus: int, device: str) -> bool:
-    """Return whether the first process is late: all have to begin the same rows."""
-    if gpus == 1:
-        return is_late
-    said = torch.tensor([is_late], device=device)
-    distributed.broadcast(said, src=0)
-    return bool(said.item())
-
-
 def machine(device: str) -> dict[str, Any]:
     """Describe the machine and the libraries."""
-    has_gpu = device == "cuda" and torch.cuda.is_available()
-    return {
-        "gpu": torch.cuda.get_device_name(0) if has_gpu else None,
-        "cpu": platform.processor() or platform.machine(),
-        "libraries": {name: version(name) for name in ("torch", "diffusers")},
-    }
+    gpu = torch.cuda.get_device_name(0) if device == "cuda" and torch.cuda.is_available() else None
+    libraries = {name: version(name) for name in ("torch", "diffusers")}
+    return {"gpu": gpu, "cpu": platform.processor() or platform.machine(), "libraries": libraries}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from steadydancer.models.conditions import Conditions, NullConditions, with_frame_mask
 from steadydancer.models.lora.adapters import add_lora
@@ -28,6 +28,7 @@ from steadydancer.models.objectives import (
     condition_decoupled_distillation,
     wan_velocity,
 )
+from steadydancer.models.preflight.networks import empty_network, fill_randomly
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.train import flops
 from steadydancer.pipelines.train.config import TrainConfig
@@ -51,17 +52,7 @@ WAYS: dict[str, tuple[int, dict[str, Any]]] = {
 
 def random_network(cls: Any, sizes: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
     """Build a network with small random weights directly on the device."""
-    with torch.device("meta"):
-        model = cls(**sizes)
-    for _, module in model.named_modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            data = torch.empty(parameter.shape, dtype=dtype, device=device)
-            is_norm_weight = name == "weight" and parameter.ndim == 1
-            setattr(module, name, nn.Parameter(data.fill_(1) if is_norm_weight else data.normal_(std=0.02)))
-    # The constructor made the rotary tables on the meta device.
-    config = model.config
-    model.rope = type(model.rope)(config.attention_head_dim, config.patch_size, config.rope_max_seq_len).to(device)
-    return model
+    return fill_randomly(empty_network(lambda: cls(**sizes), dtype, device, keep_float32=False))
 
 
 def random_batch(config: Any, bucket: tuple[int, int, int], device: torch.device) -> TrainingBatch:

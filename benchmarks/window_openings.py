@@ -11,8 +11,8 @@ the video can be wrong. Measured of each render, and of the truth after the auto
 - psnr_by_window: against the truth, dB. The drift of these three is the last window minus the first.
 
 Prints JSON lines, the summary last, with intervals over pairs and paired differences from `reference`, and writes both
-to --work, where a run that is started again goes on. Without --checkpoint the network has random weights: the run is
-tried, and nothing is said about openings.
+to --work, where a run that is started again goes on. Without --checkpoint, the shipped stage 3 of ToyDance renders.
+With --random-weights the run is tried, and nothing is said about openings.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ SETTINGS = (
 def main() -> None:
     """Render, measure and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", help="folder with a trained transformer; default: random weights")
-    parser.add_argument("--components", help="folder of VAE and encoders; default: those of the checkpoint's folder")
+    parser.add_argument("--checkpoint", help="folder with a trained transformer; default: the shipped stage 3")
+    parser.add_argument("--components", help="folder of VAE and encoders; default: the shipped ones, or CHECKPOINT")
+    parser.add_argument("--random-weights", action="store_true", help="render small pictures with random weights")
     parser.add_argument("--preset", default="toydance", help="whose settings of `render` are used")
     parser.add_argument("--difficulty", default="easy")
     parser.add_argument("--num-pairs", type=int, default=2)
@@ -54,6 +55,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="folder of the results; default: a temporary one")
     options = parser.parse_args()
+    if options.checkpoint is None and not options.random_weights:
+        from steadydancer.models.toydance import components_folder
+
+        options.checkpoint = str(components_folder() / "stage3")
+        options.components = options.components or str(components_folder())
     with tempfile.TemporaryDirectory() as folder:
         run(options, options.work or Path(folder))
 

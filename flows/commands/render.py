@@ -127,8 +127,8 @@ def render(checkpoints: tuple[tuple[str | None, Location], ...], image: Location
     named = {} if print_config else job.name_checkpoints(checkpoints)
     plan = job.plan(run.render, wanted(), named, out, work, address) if dry_run and not print_config else {}
     if prepare(run, print_config=print_config, dry_run=dry_run, plan=lambda: plan):
-        if (refusals := job.refusals(plan)) and address is None:  # a cluster has other GPUs
-            raise SteadyDancerError("\n".join(refusals))
+        if plan.get("refusals"):  # after the forecast that explains them
+            raise SteadyDancerError("\n".join(plan["refusals"]))
         return
     engine = engine_at(out, in_process, address, run.cluster.wait_for_nodes_s)
     rows = wanted()  # first, as it tells the benchmark

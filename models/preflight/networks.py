@@ -1,4 +1,4 @@
-"""Networks without values: on the meta device, or on a fake GPU."""
+"""Networks without values, on the meta device or on a fake GPU, and with random ones, for measurements."""
 
 from __future__ import annotations
 
@@ -38,6 +38,25 @@ def empty_network(
                 made[old] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
             setattr(module, name, made[old])
     return model.eval()
+
+
+def fill_randomly(network: Any, device: torch.device | str | None = None) -> Any:
+    """Fill a network of `empty_network` with small random weights, in place, and return it.
+
+    Args:
+        network: a transformer or an autoencoder.
+        device: where the numbers are drawn; None: where the weights are. A GPU is faster for a network on the CPU.
+    """
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            is_norm = name.endswith("weight") and weight.ndim == 1
+            drawn = torch.empty(weight.shape, dtype=weight.dtype, device=device or weight.device)
+            weight.copy_(drawn.fill_(1) if is_norm else drawn.normal_(std=0.02))
+    if hasattr(network, "rope"):  # tables that were built without values
+        config = network.config
+        rope = type(network.rope)(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
+        network.rope = rope.to(next(network.parameters()).device)
+    return network
 
 
 def weight_bytes(model: nn.Module) -> int:

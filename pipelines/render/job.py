@@ -23,14 +23,23 @@ from ..runtime.runner import Engine, Job, run_packets
 from . import mode
 from .artifacts import RenderArtifacts, split_key
 from .config import FROZEN, RESOURCES, RenderConfig
-from .plan import WORK_FOLDER, check_mode, components_of, folder_of, name_checkpoints, num_windows, plan, refusals
+from .plan import (
+    WORK_FOLDER,
+    check_mode,
+    components_of,
+    folder_of,
+    name_checkpoints,
+    num_windows,
+    plan,
+    require_gpus,
+)
 from .rows import consent_counts, largest_first, rows_of, sizes_of
 
 if TYPE_CHECKING:
     from .task import CheckpointTask
 
-__all__ = ["components_of", "folder_of", "name_checkpoints", "num_windows", "pair", "plan", "read_pairs", "refusals",
-           "run", "run_checkpoints"]  # fmt: skip
+__all__ = ["components_of", "folder_of", "name_checkpoints", "num_windows", "pair", "plan", "read_pairs", "run",
+           "run_checkpoints"]  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -79,12 +88,15 @@ def run_checkpoints(
     Raises:
         ArtifactError: a checkpoint is not finished, a folder was started with different settings, or it is in use.
         ComponentsError: the VAE or an encoder is missing.
-        ModeError: the machine or the checkpoint cannot run the mode.
+        ModeError: the machine or the checkpoint cannot run the mode, or the machine has too few GPUs.
         JobStopped: the code or the machine failed.
     """
     require_unique(pairs)
+    mode.report_kept(config)
     check_mode(config, checkpoints.values(), engine.address)
     opened = {name: _open(config, place, folder_of(out, name)) for name, place in checkpoints.items()}
+    if not all(one.artifact.committed for one in opened.values()):  # what is finished is returned by any machine
+        require_gpus(config, engine.address)
     with exclusive(out):
         settings = config.model_dump(mode="json", exclude={"components", *RESOURCES})
         pairs_digest = json_digest([[row, *(_digest(row, name) for name in ("image", "driving"))] for row in pairs])

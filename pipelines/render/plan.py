@@ -1,6 +1,6 @@
 """What a rendering job would do, need and refuse, and where its renders are; nothing is written."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ... import SteadyDancerError
@@ -12,10 +12,11 @@ from ...datasets.schema import Row
 from ...datasets.storage import Location
 from ...datasets.storage.result_store import ResultStore
 from ...models.mode_requirements import this_machine
+from ...models.modes import ModeError
 from ..common.components import parts_are_local
 from . import mode
 from .config import RenderConfig
-from .preflight import gpu_memory
+from .preflight import gpu_memory, missing_gpus
 from .rows import consent_counts, rows_of
 
 WORK_FOLDER = "work"
@@ -41,18 +42,20 @@ def plan(
 ) -> dict[str, Any]:
     """Describe what `run` would do; window counts are None if a video's length depends on its driving video.
 
-    Takes one checkpoint, or several by name. With the `address` of a cluster, its machines are unknown, and the mode is
-    checked for the checkpoints only.
+    Takes one checkpoint, or several by name. `refusals` are the reasons why this machine cannot run it, one sentence
+    each; there are none with the `address` of a cluster, whose machines are unknown.
 
     Raises:
-        ModeError: the mode cannot run.
+        ModeError: no machine can run the mode with these settings and checkpoints.
     """
     require_unique(pairs)
     windows = num_windows(config)
     rows = rows_of(pairs, config)
     packets = plan_packets(rows, config.packet_size)
     given = checkpoint if isinstance(checkpoint, Mapping) else {"": checkpoint}
-    check_mode(config, given.values(), address)
+    mode.report_kept(config)
+    for place in given.values():
+        mode.check(config, find_artifact(place, "checkpoint").path)
     by_name = {name: _planned(config, place, folder_of(out, name), packets) for name, place in given.items()}
     refused = sum(row.get("verdict") is not None for row in rows.values())
     return {
@@ -65,6 +68,7 @@ def plan(
         "windows_a_video": windows,
         "evaluations_a_video": windows and windows * evaluations_a_window(config),
         "mode": mode.describe(config),
+        "refusals": [] if address else list(dict.fromkeys(_refusals(config, given.values(), by_name.values()))),
     }
 
 
@@ -84,11 +88,18 @@ def _planned(config: RenderConfig, checkpoint: Location, out: Location, packets:
     }
 
 
-def refusals(plan: Mapping[str, Any]) -> list[str]:
-    """Return why this machine cannot run what `plan` describes, one sentence for each reason."""
-    planned = [plan, *plan.get("checkpoints", {}).values()]
-    found = ((each.get("gpu_memory") or {}).get("refusal") for each in planned)
-    return list(dict.fromkeys(sentence for sentence in found if sentence))
+def _refusals(
+    config: RenderConfig, checkpoints: Iterable[Location], planned: Iterable[Mapping[str, Any]]
+) -> Iterator[str]:
+    """Yield why this machine cannot run the job: what `check_mode` and `require_gpus` raise, and too little memory."""
+    try:
+        check_mode(config, checkpoints, None)
+        require_gpus(config, None)
+    except ModeError as refused:
+        yield str(refused)
+    for each in planned:
+        if each["gpu_memory"] and each["gpu_memory"]["refusal"]:
+            yield each["gpu_memory"]["refusal"]
 
 
 def evaluations_a_window(config: RenderConfig) -> int:
@@ -139,7 +150,16 @@ def folder_of(out: Location, name: str) -> Location:
 
 def check_mode(config: RenderConfig, checkpoints: Iterable[Location], address: str | None) -> None:
     """Check that the mode can run with all checkpoints, and on this machine unless a cluster renders."""
-    mode.report_kept(config)
     machine = None if address else this_machine(config.num_gpus)
     for checkpoint in checkpoints:
         mode.check(config, find_artifact(checkpoint, "checkpoint").path, machine)
+
+
+def require_gpus(config: RenderConfig, address: str | None) -> None:
+    """Check that this machine has the GPUs of one worker, unless a cluster renders.
+
+    Raises:
+        ModeError: it has fewer.
+    """
+    if address is None and (missing := missing_gpus(config)):
+        raise ModeError(missing)

@@ -30,8 +30,7 @@ def gpu_memory(config: RenderConfig, checkpoint: str, components: str) -> dict[s
 
     Returns:
         `bytes` by worker, and their `total` on one GPU; `gpu_bytes`, the memory of this machine's GPU, None without
-        one; `refusal`, a sentence if that is too little, or GPUs are too few, else None; `sizes_assumed`, networks
-        taken for Wan's.
+        one; `refusal`, a sentence if that is too little, else None; `sizes_assumed`, networks taken for Wan's.
     """
     if not config.num_gpus:
         return None
@@ -40,9 +39,7 @@ def gpu_memory(config: RenderConfig, checkpoint: str, components: str) -> dict[s
     sizes, assumed = _sizes(checkpoint, components)
     needed = worker_bytes(config, sizes)
     available = int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
-    refusal = None
-    if available is not None:
-        refusal = too_few(torch.cuda.device_count(), config) or too_little(needed, available, config)
+    refusal = None if available is None else too_little(needed, available, config)
     return {"bytes": needed, "gpu_bytes": available, "refusal": refusal, "sizes_assumed": assumed}
 
 
@@ -92,13 +89,19 @@ def worker_bytes(config: RenderConfig, sizes: Sizes) -> dict[str, int]:
     return {**workers, "total": sets * sum(workers.values())}
 
 
-def too_few(num_gpus: int, config: RenderConfig) -> str | None:
-    """Return one sentence if a machine has fewer GPUs than one worker needs."""
-    if config.gpus_per_worker <= num_gpus:
+def missing_gpus(config: RenderConfig) -> str | None:
+    """Return one sentence if this machine has fewer GPUs than one worker needs."""
+    if not config.num_gpus:
         return None
+    import torch
+
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if config.gpus_per_worker <= there:
+        return None
+    wanted = f"{config.num_processes} processes with a GPU each" if config.parallel else f"{config.num_gpus:g} GPU"
     return (
-        f"num_gpus: {config.num_processes} processes with {config.num_gpus:g} GPUs each are asked for, but this "
-        f"machine has {num_gpus}: ask for fewer, or pass --address of a cluster that has them"
+        f"num_gpus: rendering asks for {wanted}, but this machine has {there or 'none'} that torch can use: ask for "
+        "fewer, pass --address of a cluster that has them, or render on the CPU with num_gpus 0"
     )
 
 

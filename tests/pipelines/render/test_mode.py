@@ -128,11 +128,6 @@ def test_a_quantised_checkpoint_renders_almost_the_same(checkpoint: Path, pairs:
         ({"mode": "fast:distilled"}, "needs a few-step LoRA"),
         ({"mode": "fast", "distilled_lora": "few.safetensors"}, "used by mode fast:distilled only"),
         ({"mode": "low_memory:99"}, "keeps 99 blocks on the GPU, but this network has 4"),
-        pytest.param(
-            {"mode": "low_memory", "num_gpus": 1.0},
-            "torch finds no GPU here",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-        ),
     ],
 )
 def test_a_mode_that_cannot_run_is_refused_by_the_plan_and_before_anything_is_made(

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from steadydancer.models.components import save_components, tiny_components
+from steadydancer.models.modes import ModeError
 from steadydancer.models.preflight.networks import weight_bytes
 from steadydancer.models.preflight.sizes import Sizes
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 from steadydancer.pipelines.render import job, preflight
 from steadydancer.pipelines.render.config import RenderConfig
+from steadydancer.pipelines.runtime.runner import Engine
 
 SMALL = RenderConfig(num_gpus=1, num_frames=9, window_frames=9, window_overlap=0, max_area_px=64 * 48, dtype="float32")
 
@@ -64,12 +66,6 @@ def test_of_several_processes_the_first_is_counted(folder):
     assert all_three["total"] <= together["total"] < alone["total"]
 
 
-def test_a_plan_refuses_once_for_checkpoints_of_one_size():
-    planned = {"gpu_memory": {"refusal": "gpu_memory: too much"}}
-    assert job.refusals({"gpu_memory": None}) == []
-    assert job.refusals(planned) == job.refusals({"checkpoints": {"a": planned, "b": planned}}) != []
-
-
 def test_a_gpu_that_is_too_small_is_told_in_one_sentence():
     needed = {"encode": int(15e9), "denoise": int(40e9), "write": int(5e9), "total": int(60e9)}
     assert preflight.too_little(needed, int(80e9), SMALL) is None
@@ -83,16 +79,53 @@ def test_a_gpu_that_is_too_small_is_told_in_one_sentence():
     assert "park_context_projections" not in preflight.too_little(needed, int(24e9), parked)
 
 
-def test_fewer_gpus_than_one_worker_needs_are_told_in_one_sentence(folder, monkeypatch):
-    place, _ = folder
+def have_gpus(monkeypatch, number, total_memory=int(80e9)):
+    """Let torch report GPUs of a size."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=total_memory))
+
+
+def test_fewer_gpus_than_one_worker_needs_are_told_in_one_sentence(monkeypatch):
     two = SMALL.model_copy(update={"parallel": "guidance", "num_processes": 2})
-    assert preflight.too_few(2, two) is None and preflight.too_few(1, SMALL) is None
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=int(80e9)))
-    planned = preflight.gpu_memory(two, str(place), str(place))
-    assert planned["refusal"].startswith("num_gpus: 2 processes with 1 GPUs each are asked for, but this machine has 1")
-    assert preflight.gpu_memory(SMALL, str(place), str(place))["refusal"] is None
+    on_cpu = two.model_copy(update={"num_gpus": 0.0})
+    have_gpus(monkeypatch, 2)
+    assert preflight.missing_gpus(two) is preflight.missing_gpus(SMALL) is None
+    have_gpus(monkeypatch, 1)
+    assert preflight.missing_gpus(SMALL) is None
+    asked = "num_gpus: rendering asks for 2 processes with a GPU each, but this machine has 1 that torch can use: ask"
+    assert preflight.missing_gpus(two).startswith(asked)
+    have_gpus(monkeypatch, 0)
+    asked = "num_gpus: rendering asks for 1 GPU, but this machine has none that torch can use: "
+    assert preflight.missing_gpus(SMALL).startswith(asked)
+    assert preflight.missing_gpus(on_cpu) is None
+
+
+@pytest.mark.parametrize("mode", ["exact", "low_memory"])
+def test_a_plan_forecasts_for_a_machine_that_cannot_run_it_and_says_so_once(checkpoint, monkeypatch, tmp_path, mode):
+    """What a GPU would need is what is asked where there is none, or a small one; the run itself begins nothing."""
+    config = RenderConfig(**{**SMALL.model_dump(exclude={"mode", "branch_evaluation"}), "mode": mode})
+    given = ([{"id": "a", "image": "a.png", "driving": "a.mp4"}], {"a": checkpoint, "b": checkpoint})
+
+    def forecast(address=None):
+        plan = job.plan(config, *given, tmp_path / "out", address=address)
+        return plan["refusals"], [each["gpu_memory"] for each in plan["checkpoints"].values()]
+
+    have_gpus(monkeypatch, 0)
+    (refusal,), (memory, _) = forecast()
+    assert "but this machine has none" in refusal or "torch finds no GPU here" in refusal
+    assert memory["bytes"]["total"] > 1e6 and memory["gpu_bytes"] is None
+    assert forecast("ray://somewhere:10001")[0] == []
+    pairs, checkpoints = given
+    with pytest.raises(ModeError) as refused:
+        job.run_checkpoints(
+            config, checkpoints=checkpoints, pairs=pairs, out=tmp_path / "out", engine=Engine(tmp_path / "engine")
+        )
+    assert str(refused.value) == refusal and list(tmp_path.iterdir()) == []
+    have_gpus(monkeypatch, 1, total_memory=100)
+    refusals, _ = forecast()
+    assert len([one for one in refusals if one.startswith("gpu_memory: rendering needs")]) == 1
+    assert forecast("ray://somewhere:10001")[0] == []
 
 
 def test_a_window_of_the_configured_area_is_what_is_counted():
