@@ -141,7 +141,9 @@ def split_tokens(transformer: Any, num_processes: int, device: torch.device) -> 
     for module in transformer.modules():
         if isinstance(module, WanAttention):
             module.processor._parallel_config = config
-    apply_context_parallel(transformer, of_context, transformer._cp_plan)
+    # The entry "" splits a timestep for each token, as Wan 2.2 has; that of a clip would only make it warn.
+    plan = {name: split for name, split in transformer._cp_plan.items() if name}
+    apply_context_parallel(transformer, of_context, plan)
 
 
 def float32_modules(model: Any) -> tuple[str, ...]:

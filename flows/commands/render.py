@@ -62,16 +62,17 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--mode",
-    help="exact, fast, fast:THRESHOLD (step cache), fast:distilled (4 steps, with --distilled-lora), low_memory or "
-    "low_memory:BLOCKS (that stay on the GPU).",
+    help="exact (default); fast or fast:THRESHOLD (skips what changes little between steps); fast:distilled (4 steps, "
+    "with --distilled-lora); low_memory or low_memory:BLOCKS (float8 weights, loaded block by block; BLOCKS stay on "
+    "the GPU).",
 )
 @click.option("--distilled-lora", type=NAME, help="Few-step LoRA for --mode fast:distilled: file, or OWNER/NAME/FILE.")
-@click.option("--num-frames", type=int, help="Frames to render, 4k + 1.")
+@click.option("--num-frames", type=int, help="Frames to render, 4k + 1; above 81 in windows that overlap.")
 @click.option(
     "--window-opening",
     type=click.Choice(["reference", "tail", "none"]),
-    help="Opening of later windows of a long video: the reference image, the last picture before the window (windows "
-    "are then sampled one after another), or nothing.",
+    help="Opening of the windows after the first of a long video: the reference image (default), the last picture "
+    "before the window (windows are then sampled one after another), or nothing.",
 )
 @click.option(
     "--parallel",

@@ -81,16 +81,17 @@ def part_folders(folder: str | Path, names: Iterable[str] = NAMES) -> dict[str, 
     missing = [name for name in missing_parts(folder, names) if name != "transformer"]
     record = json.loads((folder / RECORD).read_text()) if missing and (folder / RECORD).is_file() else {}
     named = record.get("components") or record.get("base") or {}
-    if not named.get("path"):
+    place = named.get("path") or named.get("source")
+    if not place:
         require_parts(folder, names)
         return dict.fromkeys(names, folder)
     require_parts(folder, [name for name in names if name not in missing])
     try:
-        other = resolve_folder(named["path"], missing)
+        other = resolve_folder(place, missing)
         require_parts(other, missing)
     except ComponentsError as error:
         raise ComponentsError(
-            f"{folder} uses the {', '.join(missing)} of {named['path']}, according to its {RECORD}. {error}"
+            f"{folder} uses the {', '.join(missing)} of {place}, according to its {RECORD}. {error}"
         ) from error
     for name in missing:
         wanted = named.get("digests", {}).get(name)
@@ -120,6 +121,8 @@ def part_digest(folder: str | Path, name: str) -> str:
 def resolve_folder(source: str | Path, names: Iterable[str] = NAMES) -> Path:
     """Return the local folder (or file) of a path, store address or hub id, downloading the components if needed.
 
+    `toydance` is the folder of the package's own components.
+
     The encoders of Wan's own layout are downloaded as published, in `.pth`, and read as tensors only.
 
     Raises:
@@ -129,9 +132,8 @@ def resolve_folder(source: str | Path, names: Iterable[str] = NAMES) -> Path:
     local = local_folder(location(source), _hub_patterns(names))
     if local.exists():
         return local
-    for row in lookup.CATALOGUE:
-        if row.hub_id == str(source) and (found := lookup.find(row)) and not missing_parts(found, names):
-            return found
+    if (found := lookup.find_source(str(source))) and not missing_parts(found, names):
+        return found
     remedy = "Pass a folder, or list missing weights and where they are looked up with `steadydancer weights check`."
     if not is_hub_id(str(source)):
         raise ComponentsError(f"The folder {source} does not exist. {remedy}")

@@ -53,9 +53,13 @@ def check(preset_name: str) -> list[tuple[Weight, bool, str]]:
     return [(row, *_state(row)) for row in rows]
 
 
-def find_hub_id(hub_id: str) -> Path | None:
-    """Return the local folder of the catalogue's weights with this hub id; None if not found."""
-    return next((found for row in CATALOGUE if row.hub_id == hub_id and (found := find(row))), None)
+def find_source(source: str) -> Path | None:
+    """Return the local folder of the catalogue's weights with this hub id, or of the package's own with this name.
+
+    The records of the package's checkpoints name their base and components so: `toydance`. None if not found.
+    """
+    rows = (row for row in CATALOGUE if source in (row.hub_id, row.shipped and row.name))
+    return next((found for row in rows if (found := find(row))), None)
 
 
 def fetch(name: str) -> Path:

@@ -61,7 +61,7 @@ def parts_are_local(source: str) -> bool:
     """Check whether `find_parts` needs no download."""
     from ...models.weights import lookup
 
-    return Path(source).is_dir() or lookup.find_hub_id(source) is not None
+    return Path(source).is_dir() or lookup.find_source(source) is not None
 
 
 def captioner_digests(source: str | None) -> dict[str, str]:
@@ -84,7 +84,7 @@ def read_feature_sizes(source: str) -> FeatureSizes:
     """
     from ...models.weights import lookup
 
-    folder = lookup.find_hub_id(source) or location(source)
+    folder = lookup.find_source(source) or location(source)
 
     def read(name: str) -> dict[str, Any]:
         file = folder / name / "config.json"

@@ -28,8 +28,10 @@ def components_of(config: RenderConfig, checkpoint: Location, record: dict[str, 
     """Return the source of VAE and encoders: as configured, else the checkpoint itself, else the one in its record."""
     if config.components:
         return config.components
-    is_bundle = (checkpoint / "model_index.json").is_file()
-    return str(checkpoint if is_bundle else (record.get("components") or record["base"])["path"])
+    if (checkpoint / "model_index.json").is_file():
+        return str(checkpoint)
+    named = record.get("components") or record["base"]
+    return str(named["path"] or named["source"])  # the package's checkpoints have no path
 
 
 def plan(

@@ -101,7 +101,7 @@ def missing_gpus(config: RenderConfig) -> str | None:
     wanted = f"{config.num_processes} processes with a GPU each" if config.parallel else f"{config.num_gpus:g} GPU"
     return (
         f"num_gpus: rendering asks for {wanted}, but this machine has {there or 'none'} that torch can use: ask for "
-        "fewer, pass --address of a cluster that has them, or render on the CPU with num_gpus 0"
+        "fewer, pass --address of a cluster that has them, or set num_gpus to 0 in the preset's render to use the CPU"
     )
 
 

@@ -99,7 +99,7 @@ def _is_remote(place: str) -> bool:
     """Return whether a base is on a store or the hub and not on this machine."""
     if is_address(place):
         return needs_download(location(place))
-    return folders.is_hub_id(place) and not Path(place).exists() and lookup.find_hub_id(place) is None
+    return folders.is_hub_id(place) and not Path(place).exists() and lookup.find_source(place) is None
 
 
 def _remote_arguments(place: str) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from steadydancer.datasets.storage.atomic import write_json
+from steadydancer.models.checkpoints.folders import part_folders, resolve_folder
 from steadydancer.models.components import load_components, save_components, tiny_components
-from steadydancer.models.toydance import CHECKPOINTS, require_shipped, shipping
+from steadydancer.models.toydance import CHECKPOINTS, components_folder, require_shipped, shipping
 from steadydancer.models.toydance.pose import DETECTOR_FILE, KEYPOINT_FILE, export
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
 
@@ -88,3 +89,13 @@ def test_a_folder_that_is_too_large_is_not_written(
     with pytest.raises(ValueError, match=r"has .* MB, but the package ships at most"):
         ship(fitted, tmp_path / "package")
     assert not (tmp_path / "package").exists()
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_the_packages_checkpoints_name_its_components_wherever_it_is_installed(name: str) -> None:
+    """Their records have no paths; the digests of what is found are those of the training."""
+    shipped = components_folder()
+    folders = part_folders(shipped / name)
+    assert folders.pop("transformer") == shipped / name
+    assert set(folders.values()) == {shipped}
+    assert resolve_folder("toydance") == shipped

@@ -251,6 +251,8 @@ def test_where_the_components_are_is_said_by_the_configuration_then_the_checkpoi
     assert job.components_of(CONFIG, tmp_path, record) == "/base"
     named = record | {"components": {"path": "/components"}}
     assert job.components_of(CONFIG, tmp_path, named) == "/components"
+    of_the_package = record | {"components": {"path": None, "source": "toydance"}}
+    assert job.components_of(CONFIG, tmp_path, of_the_package) == "toydance"
     (tmp_path / "model_index.json").write_text("{}")
     assert job.components_of(CONFIG, tmp_path, named) == str(tmp_path)
     assert job.components_of(CONFIG.model_copy(update={"components": "/mine"}), tmp_path, named) == "/mine"
