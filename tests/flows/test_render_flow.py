@@ -1,17 +1,21 @@
 """The flow `render-evaluation`: what it hands to its tasks, and what the interface shows of the results."""
 
 import logging
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from steadydancer import SteadyDancerError
+from steadydancer.datasets.artifact import Artifact
 from steadydancer.flows import render, tasks
 from steadydancer.flows.named_paths import split_name
 from steadydancer.flows.prefect_ui import absolute_name
-from steadydancer.flows.presets import tiny
+from steadydancer.flows.presets import change, tiny
+from steadydancer.pipelines.evaluate import job as evaluate_job
 from steadydancer.pipelines.evaluate.imported import ScoreFile
 from steadydancer.pipelines.evaluate.report.results import Judge, Result
 from steadydancer.pipelines.evaluate.sources import Source
@@ -74,6 +78,47 @@ def test_several_checkpoints_are_methods_of_one_evaluation(
     assert records["renders"].keys() == {"early", "late"}
     with pytest.raises(SteadyDancerError, match=r"are both called a: pass --checkpoint NAME="):
         render.render_evaluation.fn(["x/a", "y/a"], "o", preset="tiny", pairs="p.csv")
+
+
+def test_each_step_is_resumed_alone(
+    checkpoint: Path, dancers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real jobs: what is finished is kept, and what is missing is made again, to the same bytes and values."""
+    for name in ("render", "evaluate"):
+        monkeypatch.setattr(tasks, name, getattr(tasks, name).fn)  # no Prefect server
+    monkeypatch.setattr(render, "publish", lambda *_: None)
+    monkeypatch.setattr(render, "publish_scores", lambda _: None)
+    run = change(tiny(), "render", num_frames=5, num_inference_steps=2, pose_model="supplied")
+    preset = change(run, "evaluate", metrics=("basic",)).model_dump_json()
+    out = tmp_path / "out"
+
+    def run_flow() -> dict[str, Any]:
+        return render.render_evaluation.fn(str(checkpoint), str(out), str(dancers / "pairs.jsonl"),
+                                           str(dancers / "truth"), preset, in_process=True)  # fmt: skip
+
+    def times(folder: str) -> dict[str, int]:
+        return {file.name: file.stat().st_mtime_ns for file in (out / folder).iterdir() if file.is_file()}
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(evaluate_job, "run", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_flow()
+    rendered = times("renders")
+    assert "run.json" in rendered and not (out / "metrics").exists()
+    first = run_flow()
+    assert times("renders") == rendered
+    scored = times("metrics")
+    assert run_flow() == first and times("renders") == rendered and times("metrics") == scored
+    values = Artifact(out / "metrics").read().to_pylist()
+    shutil.rmtree(out / "metrics")
+    run_flow()
+    assert times("renders") == rendered and Artifact(out / "metrics").read().to_pylist() == values
+    videos = {file.name: file.read_bytes() for file in (out / "renders").glob("*.mp4")}
+    scored = times("metrics")
+    shutil.rmtree(out / "renders")
+    run_flow()
+    assert videos == {file.name: file.read_bytes() for file in (out / "renders").glob("*.mp4")}
+    assert times("metrics") == scored
 
 
 @pytest.mark.parametrize("words", [{}, {"pairs": "p.csv", "benchmark": "x-dance"}])
