@@ -18,8 +18,7 @@ import gc
 import json
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,16 @@ from torch import Tensor
 from steadydancer.models.guidance import branch_velocity
 from steadydancer.models.inference.branch_evaluation import BranchEvaluation
 from steadydancer.models.inference.step_memory import park_context_projections
-from steadydancer.models.modes import get_mode
+from steadydancer.models.modes import Mode, get_mode
 from steadydancer.models.parallel.processes import Parallel
 from steadydancer.models.parallel.torchrun import as_the_first_says, torchrun_group
 from steadydancer.models.parallel.velocity import enable_context_parallelism, parallel_velocity
-from steadydancer.models.preflight.random_rendering import plain_velocity, random_inputs, random_networks
+from steadydancer.models.preflight.random_rendering import (
+    plain_velocity,
+    random_autoencoder,
+    random_inputs,
+    random_transformer,
+)
 from steadydancer.models.preflight.rendering import Savings, rendering_memory
 from steadydancer.models.preflight.sizes import Clip, Sizes
 from steadydancer.models.preflight.timing import (
@@ -59,6 +63,9 @@ TINY = Sizes(
 DEADLINE_S = 480  # no new row is begun after this: the script is to end within ten minutes
 SKIPPED_SHARES = (0.0, 0.5, 0.75)
 NEVER, ALWAYS = "fast:1e-9", "fast:1e9"  # thresholds that skip nothing, and all but the first evaluation of a branch
+ALONE = Savings(resident=())  # only the network of a phase is on the GPU
+LOW = Savings(storage_dtype=torch.float8_e4m3fn, blocks_on_gpu=2, branch_evaluation="sequential",
+              keeps_keys_values=False, tiled=True, resident=())  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Row:
     eager: bool = False
     parked: bool = False
     compiled: bool = True  # if the mode compiles
-    savings: Savings = field(default_factory=lambda: Savings(resident=("transformer",)))
+    savings: Savings = ALONE
 
     @property
     def guided(self) -> bool:
@@ -98,11 +105,6 @@ class Row:
         return {"mode": self.mode, "branches": self.way, "parallel": self.parallel, **more}
 
 
-LOW = Savings(
-    storage_dtype=torch.float8_e4m3fn, blocks_on_gpu=2, branch_evaluation="sequential", keeps_keys_values=False,
-    tiled=True, resident=(),
-)  # fmt: skip
-ALONE = Savings(resident=("transformer",))
 ROWS = (
     Row("exact", eager=True),
     Row("exact"),
@@ -120,17 +122,14 @@ ROWS = (
 )
 
 
-def build(row: Row, mode: str, sizes: Sizes, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
-    """Build the network and the autoencoder of a row, in a mode."""
-    chosen = replace(get_mode(mode), needs_distilled_lora=False)  # a merged LoRA costs nothing
-    if not row.compiled:
-        chosen = replace(chosen, compiles_blocks=False)
-    network, vae = random_networks(sizes, chosen, dtype, device, is_plain=row.eager)
+def build(row: Row, mode: Mode, sizes: Sizes, dtype: torch.dtype, device: str) -> Any:
+    """Build the network of a row, in a mode."""
+    network = random_transformer(sizes, mode, dtype, device, is_plain=row.eager)
     if row.parked:
         park_context_projections(network, "cpu")
     if row.parallel == "context":
         enable_context_parallelism(network)
-    return network, vae
+    return network
 
 
 def sample(
@@ -151,19 +150,21 @@ def measure(row: Row, sizes: Sizes, clip: Clip, num_steps: int, dtype: torch.dty
     """Measure a row; a step cache is measured where it skips nothing, and where it skips all that it can."""
     found: list[StepSeconds] = []
     peaks = []
-    for mode in (NEVER, ALWAYS) if row.mode == "fast" else (row.mode,):
-        network, vae = build(row, mode, sizes, dtype, device)
+    for name in (NEVER, ALWAYS) if row.mode == "fast" else (row.mode,):
+        mode = get_mode(name) if row.compiled else replace(get_mode(name), compiles_blocks=False)
+        network = build(row, mode, sizes, dtype, device)
         reset_peak(device)
         compiling = 0.0
-        if device == "cuda" and row.compiled and get_mode(mode).compiles_blocks and not row.eager:
+        if device == "cuda" and mode.compiles_blocks and not row.eager:
             start = now(device)
             sample(row, network, clip, 2, dtype, device)
             compiling = now(device) - start
         seconds, latents = sample(row, network, clip, num_steps, dtype, device)
         found.append(seconds)
         peaks.append(peak_gb(device))
-        del network
+        del network  # a job decodes in another worker
         gc.collect()
+        vae = random_autoencoder(sizes, mode, device)
         reset_peak(device)
         decoding = measure_decoding(vae, latents[0])
         peaks.append(peak_gb(device))
@@ -187,6 +188,7 @@ def measure(row: Row, sizes: Sizes, clip: Clip, num_steps: int, dtype: torch.dty
 
 def line(row: Row, gpus: int, clip: Clip, sizes: Sizes, dtype: torch.dtype, measured: dict[str, Any]) -> dict[str, Any]:
     """Put a row together: measured values or nulls, the paper's, and the forecast of the memory."""
+    gpus = max(gpus, 2) if row.parallel else gpus  # also where it was not measured
     is_paper_size, is_main = sizes is not TINY, row.compiled and not row.parked and row.way != "batched"
     paper = PAPER.get(row.mode, {}) if is_paper_size and is_main and not row.eager else {}
     minutes, memory = paper.get(gpus, (None, None))
@@ -200,17 +202,6 @@ def line(row: Row, gpus: int, clip: Clip, sizes: Sizes, dtype: torch.dtype, meas
         "forecast_gb": round(max(counted) / 1e9, 2) if counted else None,
         "paper_minutes": minutes, "paper_gb": memory,
     }  # fmt: skip
-
-
-def measured_or_reason(row: Row, missing: str | None, is_late: bool, run: Callable[[], dict[str, Any]]) -> Any:
-    """Measure a row, or say why it was not."""
-    why = missing or ("no time left" if is_late else None)
-    if why is not None:
-        return {"why": why}
-    try:
-        return run()
-    except torch.cuda.OutOfMemoryError as error:
-        return {"why": f"out of memory: {str(error).splitlines()[0]}"}
 
 
 def main() -> None:
@@ -232,8 +223,12 @@ def main() -> None:
                 continue  # they are in the column of one GPU
             alone = "of two processes: run it by torchrun" if gpus == 1 and row.parallel else None
             is_late = as_the_first_says(time.perf_counter() - start > DEADLINE_S, device)
-            run = lambda row=row: measure(row, sizes, clip, num_steps, dtype, device)  # noqa: E731
-            lines.append(line(row, gpus, clip, sizes, dtype, measured_or_reason(row, missing or alone, is_late, run)))
+            why = missing or alone or ("no time left" if is_late else None)
+            try:
+                found = {"why": why} if why else measure(row, sizes, clip, num_steps, dtype, device)
+            except torch.cuda.OutOfMemoryError as error:
+                found = {"why": f"out of memory: {str(error).splitlines()[0]}"}
+            lines.append(line(row, gpus, clip, sizes, dtype, found))
             gc.collect()
             base = lines[0]["minutes"] if lines[0]["mode"] == "eager" else None
             if base and lines[-1]["minutes"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..conditions import Conditions
 from ..guidance import Branch, BranchVelocity
+from ..mode_parts import tile
 from ..modes import Mode, apply_mode
 from ..objectives import wan_velocity
 from ..transformer import SteadyDancerTransformer3DModel
@@ -24,29 +26,32 @@ from .sizes import Clip, Sizes
 NUM_TOKENS = 120, 126  # of a prompt, and of Wan's negative prompt
 
 
-def random_networks(
-    sizes: Sizes, mode: Mode, dtype: torch.dtype, device: str, is_plain: bool = False
-) -> tuple[Any, Any]:
-    """Build a transformer and an autoencoder with random weights, in a mode.
+def random_transformer(sizes: Sizes, mode: Mode, dtype: torch.dtype, device: str, is_plain: bool = False) -> Any:
+    """Build a transformer with random weights, in a mode.
 
     Args:
         sizes: of the networks.
-        mode: applied to both; a few-step LoRA, which changes only weights, is left out.
-        dtype: of the transformer; the autoencoder's is float32.
-        device: where they compute.
+        mode: a few-step LoRA, which changes only weights, is left out.
+        dtype: of the transformer.
+        device: where it computes.
         is_plain: build diffusers' Wan of the same size instead, to which no mode is applied.
     """
     arguments = json.loads(sizes.transformer_json)
     at = "cpu" if mode.offloads else device
     if is_plain:
-        network = empty_network(lambda: make_wan({**arguments, "in_channels": 36}), dtype, at)
-    else:
-        network = empty_network(lambda: SteadyDancerTransformer3DModel(**arguments), dtype, at)
-    fill_randomly(network, device)
+        return fill_randomly(empty_network(lambda: make_wan({**arguments, "in_channels": 36}), dtype, at), device)
+    network = fill_randomly(empty_network(lambda: SteadyDancerTransformer3DModel(**arguments), dtype, at), device)
+    alone: Any = SimpleNamespace(transformer=network, vae=None)
+    apply_mode(alone, replace(mode, needs_distilled_lora=False), device=device)
+    return network
+
+
+def random_autoencoder(sizes: Sizes, mode: Mode, device: str) -> Any:
+    """Build an autoencoder with random weights on a device, in a mode."""
     vae = fill_randomly(empty_network(lambda: AutoencoderKLWan(**sizes.vae), torch.float32, device))
-    if not is_plain:
-        apply_mode(SimpleNamespace(transformer=network, vae=vae), mode, device=device)  # type: ignore[arg-type]
-    return network, vae
+    if mode.tiles_autoencoder:
+        tile(vae)
+    return vae
 
 
 def random_inputs(network: Any, clip: Clip, dtype: torch.dtype, device: str) -> tuple[dict[Branch, Conditions], Tensor]:

@@ -11,7 +11,12 @@ from torch import Tensor
 from steadydancer.models.guidance import Branch, branch_velocity
 from steadydancer.models.modes import get_mode
 from steadydancer.models.preflight import timing
-from steadydancer.models.preflight.random_rendering import plain_velocity, random_inputs, random_networks
+from steadydancer.models.preflight.random_rendering import (
+    plain_velocity,
+    random_autoencoder,
+    random_inputs,
+    random_transformer,
+)
 from steadydancer.models.preflight.sizes import Clip, Sizes
 from steadydancer.models.sampling import denoise
 
@@ -93,11 +98,13 @@ def test_decoding_is_measured_to_its_last_piece(monkeypatch: pytest.MonkeyPatch,
 def test_random_networks_of_each_mode_sample_and_decode(mode: str) -> None:
     clip, is_plain = Clip(5, 32, 32), mode == "eager"
     chosen = get_mode("exact" if is_plain else mode)
-    network, vae = random_networks(TINY, chosen, torch.float32, "cpu", is_plain)
+    network = random_transformer(TINY, chosen, torch.float32, "cpu", is_plain)
     branches, noise = random_inputs(network, clip, torch.float32, "cpu")
     velocity = plain_velocity(network, branches) if is_plain else branch_velocity(network, branches)
     _, latents = timing.measure_steps(velocity, noise, 4)
     assert latents.isfinite().all() and not torch.equal(latents, noise)
     again, _ = random_inputs(network, clip, torch.float32, "cpu")
     assert all(torch.equal(again[name].image_latents, each.image_latents) for name, each in branches.items())
+    vae = random_autoencoder(TINY, chosen, "cpu")
+    assert vae.use_tiling == (mode == "low_memory")
     assert timing.measure_decoding(vae, latents[0]) > 0
