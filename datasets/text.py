@@ -35,6 +35,9 @@ _INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 _HEAD_BYTES = 4096
 _ISO_2022 = re.compile(r"\x1b(\$[@AB]|\$?\([BCDIJ])")
 _CONTROL = re.compile(r"[\x01-\x08\x0e-\x1f]")
+# Colours, titles and other sequences that terminals obey, and control characters but tabs and line ends.
+_TERMINAL = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_])|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a cell that begins so
 
 
 class TextError(SteadyDancerError, ValueError):
@@ -44,6 +47,16 @@ class TextError(SteadyDancerError, ValueError):
         """Build the message from the file's name and the detail."""
         super().__init__(f"{name} cannot be read: {detail}")
         self.name, self.detail = name, detail
+
+
+def without_controls(text: str) -> str:
+    """Return text as a terminal may be given it: names and captions from outside must not control it."""
+    return _TERMINAL.sub("", text)
+
+
+def spreadsheet_text(text: str) -> str:
+    """Return the text of a table's cell as spreadsheets show it: with an apostrophe, if they would compute it."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def decode_text(data: bytes, name: object) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from .. import SteadyDancerError, __version__
+from ..datasets.text import without_controls
 from .commands.benchmarks import stitch, xdance
 from .commands.clips import compare, explain, report
 from .commands.convert import convert
@@ -47,12 +48,12 @@ def main() -> None:
         click.echo("stopped; run the same command again to resume", err=True)
         sys.exit(130)
     except SteadyDancerError as error:
-        click.echo(f"steadydancer: {error}", err=True)
+        click.echo(without_controls(f"steadydancer: {error}"), err=True)
         sys.exit(1)
     except OSError as error:
         message = f"{error.strerror or error}: {error.filename or 'the run folder'}"
         remedy = REMEDIES.get(error.errno or 0)
-        click.echo(f"steadydancer: {message}{f' ({remedy})' if remedy else ''}", err=True)
+        click.echo(without_controls(f"steadydancer: {message}{f' ({remedy})' if remedy else ''}"), err=True)
         sys.exit(1)
 
 

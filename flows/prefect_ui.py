@@ -14,6 +14,7 @@ from prefect import get_client, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventIDFilter
+from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
 
 from .. import SteadyDancerError
@@ -30,17 +31,22 @@ PAGES = "STEADYDANCER_PAGES"
 TIMEOUT_S = 120.0
 
 
+# Prefect's watchers of a run's state; `RunState` asks for itself.
+_OBSERVERS = ("prefect.FlowRunCancellingObserver", "prefect.FlowRunSuspendingObserver")
+
+
 class _WithoutTraceback(logging.Filter):
     """Log errors that the user can fix without traceback; Prefect logs a long one at each level."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep every record; drop the traceback of errors that the user can fix."""
-        if record.exc_info and isinstance(record.exc_info[1], SteadyDancerError | ConnectionError):
+        """Drop tracebacks of errors that the user can fix and of outages of the server, and errors by cancellation."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, SteadyDancerError | ConnectionError) or record.name in _OBSERVERS:
             record.exc_info = None
-        return True
+        return not isinstance(error, CancelledRun)  # the run's state says it; for Prefect's engine it is an error
 
 
-for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine", *_OBSERVERS):
     logging.getLogger(name).addFilter(_WithoutTraceback())
 
 

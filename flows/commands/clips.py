@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import SteadyDancerError
+from ...datasets.text import without_controls
 from .options import FOLDER, scores_option
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def explain(
         _print_matches(clip, explain.summarise_rows(finished, rows), print_json)
         return
     explanation = explain.explain_clip(finished, rows[0], latents)
-    click.echo(json.dumps(explanation, indent=2, ensure_ascii=False) if print_json else to_text(explanation))
+    as_json = json.dumps(explanation, indent=2, ensure_ascii=False)
+    click.echo(as_json if print_json else without_controls(to_text(explanation)))
 
 
 def _print_rows(wanted: str, folders: list[Location], print_json: bool) -> None:
@@ -126,12 +128,13 @@ def _print_rows(wanted: str, folders: list[Location], print_json: bool) -> None:
         for row in rows:
             by_name.setdefault(outcomes.name_of(row), []).append(row)
         if len(by_name) == 1:
-            click.echo(outcomes.format_rows(one, rows))
+            click.echo(without_controls(outcomes.format_rows(one, rows)))
             continue
         click.echo(f"{wanted} matches {len(by_name)} rows of {one.path}; use one of these ids:")
         for several in by_name.values():
-            click.echo(outcomes.format_row(several[0]) if several[0]["verdict"] != "ok"
-                       else f"    {outcomes.name_of(several[0])}: ok")  # fmt: skip
+            is_ok = several[0]["verdict"] == "ok"
+            words = f"    {outcomes.name_of(several[0])}: ok" if is_ok else outcomes.format_row(several[0])
+            click.echo(without_controls(words))
 
 
 def _print_matches(clip: str, rows: list[dict[str, Any]], print_json: bool) -> None:
@@ -141,7 +144,8 @@ def _print_matches(clip: str, rows: list[dict[str, Any]], print_json: bool) -> N
     click.echo(f"{clip} matches {len(rows)} clips; use one of these ids:")
     for row in rows:
         span = "" if row["start_s"] is None else f"{row['start_s']:.2f} to {row['end_s']:.2f} s  "
-        click.echo(f"  {row['clip_id']}  {span}{row['verdict']} {row['reason'] or ''}  {row['source_path']}")
+        words = f"  {row['clip_id']}  {span}{row['verdict']} {row['reason'] or ''}  {row['source_path']}"
+        click.echo(without_controls(words))
 
 
 @click.command()

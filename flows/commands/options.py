@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import SteadyDancerError
+from ...datasets.text import without_controls
 
 if TYPE_CHECKING:
     from ...datasets.artifact import Artifact
@@ -262,4 +263,4 @@ def _print_outcome(artifact: Artifact, record: dict[str, Any], before: dict[str,
         f"The list of reasons for {folder}", f"run `steadydancer explain ID --artifact {folder}` for one row"
     ):
         for line in closing_lines(artifact):
-            click.echo(line)
+            click.echo(without_controls(line))

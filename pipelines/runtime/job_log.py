@@ -3,6 +3,8 @@
 import re
 from collections import deque
 
+from ...datasets.text import without_controls
+
 MAX_REASON = 300  # with what Prefect puts before it, and the job after it, at most 500 characters
 _COMMAND = "steadydancer: "  # the command line begins its messages so
 _TRACEBACK = re.compile(r"^(\(.*?\)\s*)?Traceback \(most recent call last\):\s*$")
@@ -12,8 +14,6 @@ _NOISE = re.compile(
     r"\[state-dump\]|^\*\*\* (SIG|Aborted)|^\s*@\s+0x|^PC: @|^\[(failure_signal_handler|symbolize)"
     r"|^\(?\w*\)?\s*\[\d{4}-\d\d-\d\d [\d:,]+ [IDE] \d+ \d+\]|\bINFO \w+\.py:\d+ -- "
 )
-# Colours and other terminal controls: a clip's name must not write to somebody's terminal.
-_CONTROL = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_])|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MAX_LINE = 2000
 
 
@@ -32,7 +32,7 @@ class JobLog:
 
         The whole log stays on the cluster.
         """
-        line = _CONTROL.sub("", line.rpartition("\r")[2]).rstrip()[:_MAX_LINE]
+        line = without_controls(line.rpartition("\r")[2]).rstrip()[:_MAX_LINE]
         if not line.strip() or _CHAINED.match(line) or _NOISE.search(line):
             return None
         if _TRACEBACK.match(line):

@@ -7,7 +7,16 @@ import pytest
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
-from steadydancer.datasets.text import TextError, decode_text, open_text, read_text, strip_column, strip_text
+from steadydancer.datasets.text import (
+    TextError,
+    decode_text,
+    open_text,
+    read_text,
+    spreadsheet_text,
+    strip_column,
+    strip_text,
+    without_controls,
+)
 
 FRENCH = "Une danseuse à l’écharpe rouge tourne.\r\nElle saute.\n"
 CHINESE = "红裙女孩在跳舞。\n"
@@ -106,3 +115,23 @@ def test_what_is_blank_or_invisible_says_nothing(text: str, wanted: str | None) 
     assert strip_text(text) == wanted
     assert strip_column(pa.chunked_array([[text, None]])).to_pylist() == [wanted or "", None]
     assert strip_text(None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[31mred\x1b[0m b", "ared b"),
+        ("\x1b]0;a title\x07name", "name"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x1b[2Jdance\x08\x00\x9b31m.mp4", "dance31m.mp4"),
+        ("two\tcolumns\nand lines, 舞 💃", "two\tcolumns\nand lines, 舞 💃"),
+    ],
+)
+def test_what_a_terminal_obeys_is_left_out(text: str, shown: str) -> None:
+    assert without_controls(text) == shown
+
+
+def test_a_spreadsheet_shows_formulas_and_does_not_compute_them() -> None:
+    formulas = ["=HYPERLINK(1)", "@SUM(A1)", "+1", "-1", "\t=1"]
+    assert [spreadsheet_text(text) for text in formulas] == [f"'{text}" for text in formulas]
+    assert [spreadsheet_text(text) for text in ("ours", "", "a=b", "1.5")] == ["ours", "", "a=b", "1.5"]

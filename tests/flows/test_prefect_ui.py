@@ -1,10 +1,12 @@
 """What a run shows in the UI is found by its name, and links lead somewhere."""
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prefect.exceptions import CancelledRun
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.storage import location
@@ -32,6 +34,31 @@ def test_only_a_page_that_is_served_is_linked(tmp_path: Path, monkeypatch: pytes
     assert page_link(tmp_path / "elsewhere.html") is None and page_link(location("s3://lab/report.html")) is None
     monkeypatch.setenv("STEADYDANCER_PAGES", "s3://lab/runs=https://pages.example")
     assert page_link(location("s3://lab/runs/one/report.html")) == "https://pages.example/one/report.html"
+
+
+@pytest.mark.parametrize(
+    ("logger", "error", "shown"),
+    [
+        ("prefect.flow_runs", SteadyDancerError("out is taken"), ["failed"]),
+        ("prefect.flow_runs", CancelledRun("told to stop"), []),
+        ("prefect.FlowRunCancellingObserver", RuntimeError("Service exceeded error threshold."), ["failed"]),
+        ("prefect.flow_runs", LookupError("a fault of ours"), ["failed\nTraceback"]),
+    ],
+)
+def test_a_traceback_is_logged_for_faults_of_the_code_alone(logger: str, error: Exception, shown: list[str]) -> None:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(logging.Formatter().format(record))  # type: ignore[method-assign]
+    there = logging.getLogger(logger)
+    there.addHandler(handler)
+    try:
+        try:
+            raise error
+        except Exception:
+            there.error("failed", exc_info=True)
+    finally:
+        there.removeHandler(handler)
+    assert [line.partition(" (most recent")[0] for line in lines] == shown
 
 
 @pytest.mark.parametrize("resolve", [absolute, absolute_if_exists, absolute_preset])

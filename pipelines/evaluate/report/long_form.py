@@ -7,6 +7,7 @@ from typing import Any
 
 from ....datasets.storage import Location
 from ....datasets.storage.atomic import atomic_write
+from ....datasets.text import spreadsheet_text
 from .evaluation import Evaluation
 from .results import Result
 from .tables import NON_COMMERCIAL
@@ -28,7 +29,9 @@ def csv_text(evaluation: Evaluation, results: Sequence[Result]) -> str:
     writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for one in results:
-        writer.writerow(_row(one) | (scored if one.origin == "measured" else {"benchmark": benchmark}))
+        row = _row(one) | (scored if one.origin == "measured" else {"benchmark": benchmark})
+        texts = {key: spreadsheet_text(value) for key, value in row.items() if isinstance(value, str)}
+        writer.writerow(row | texts)
     return lines.getvalue()
 
 
