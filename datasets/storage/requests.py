@@ -105,8 +105,14 @@ def _as_storage_error(path: Place, message: str) -> StorageError:
     return kind(errno.EIO, words, str(path))
 
 
+def _endpoint_variable() -> tuple[str, str]:
+    """Return the variable that names the endpoint, and its value; empty if none does."""
+    name = next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), "")
+    return name, os.environ.get(name, "")
+
+
 def _endpoint() -> str:
-    url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    _, url = _endpoint_variable()
     if not url:
         return "AWS S3 (AWS_ENDPOINT_URL is not set)"
     parts = urlsplit(url)
@@ -118,6 +124,10 @@ def filesystem(bucket: str) -> "FileSystem":
     """Return Arrow's file system for a bucket, configured by the environment; one per process."""
     from pyarrow.fs import FileSystem
 
+    name, url = _endpoint_variable()
+    if url and not re.match(r"https?://[^/]", url):  # not repeated: it may contain a secret
+        words = f"{name} does not begin with http:// or https:// and a host: set it to http(s)://HOST:PORT"
+        raise StorageError(errno.EINVAL, words, f"s3://{bucket}")
     try:
         opened, _ = FileSystem.from_uri(f"s3://{bucket}")
     except ValueError:  # Arrow raises it for settings that it cannot parse

@@ -7,15 +7,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from math import floor
+from typing import Any
 
 from ... import SteadyDancerError
 
 Node = Mapping[str, float]
 
 _CHECK_S = 5.0
+_PROBE_S = 30.0
 _SECONDS_BETWEEN_LINES = 60.0
 _EPSILON = 1e-6
+
+
+class NodeUnfit(SteadyDancerError):
+    """A node of the cluster lacks this project, or has another version; the message says which node."""
 
 
 class NodesMissing(SteadyDancerError):
@@ -24,11 +31,15 @@ class NodesMissing(SteadyDancerError):
 
 @dataclass(frozen=True)
 class Workers:
-    """`num` workers that run at the same time, each with these resources on one node."""
+    """`num` workers that run at the same time, each with these resources on one node.
+
+    With `waits`, they may run after the job's other workers.
+    """
 
     num: int
     cpus: float
     gpus: float
+    waits: bool = False
 
     def __str__(self) -> str:
         resources = [f"{amount:g} {kind}" for kind, amount in (("GPU", self.gpus), ("CPU", self.cpus)) if amount]
@@ -51,7 +62,7 @@ def shortage(wanted: Sequence[Workers], nodes: Sequence[Node]) -> str | None:
                 f"{workers} asked for, but the cluster has {len(nodes)} nodes with {gpus:g} GPU and {cpus:g} CPU in "
                 f"all, at most {largest:g} CPU on one"
             )
-    total = sum(workers.num * workers.gpus for workers in wanted)
+    total = sum(workers.num * workers.gpus for workers in wanted if not workers.waits)
     if total > gpus + _EPSILON:
         return f"{total:g} GPU asked for at the same time, but the cluster has {gpus:g}"
     return None
@@ -123,6 +134,44 @@ def _watch(
                 "workers, CPUs or GPUs; finished work is kept"
             )
             return
+
+
+def require_package() -> None:
+    """Check that the nodes of the cluster have this project, in this version; a node that does not answer is skipped.
+
+    Ray would tell a library's name and a traceback, or that actors died.
+
+    Raises:
+        NodeUnfit: one of the nodes is without it.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def installed() -> str:  # in here: a node without the project cannot import this module
+        from importlib.metadata import version
+        from importlib.util import find_spec
+
+        return version("steadydancer") if find_spec("steadydancer") else ""
+
+    probe: Any = ray.remote(num_cpus=0, max_retries=0)(installed)
+    asked: dict[Any, str] = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[probe.options(scheduling_strategy=there).remote()] = node["NodeManagerAddress"]
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_PROBE_S)
+    here = version("steadydancer")
+    for answer in answered:
+        try:
+            found = ray.get(answer)
+        except ray.exceptions.RayError:  # the node was lost meanwhile
+            continue
+        if found != here:
+            has = f"has steadydancer {found}, but this job runs {here}" if found else "has no package steadydancer"
+            raise NodeUnfit(
+                f"node {asked[answer]} of the cluster {has}: install this project in the Python that runs Ray, in one "
+                "version on every node (the image does), and start the node again"
+            )
 
 
 def _living_nodes() -> list[Node] | None:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ...datasets.artifact import Packet
 from .config import ClusterConfig
-from .nodes import NodesMissing, watch_nodes
+from .nodes import NodesMissing, NodeUnfit, require_package, watch_nodes
 from .packets import Item as Item
 from .packets import Job as Job
 from .packets import JobStopped as JobStopped
@@ -89,6 +89,7 @@ def _results(job: Job, artifact: Parts, packets: list[Packet], engine: Engine) -
         if engine.address is None:
             _require_gpus(job, num_gpus, ray.cluster_resources().get("GPU", 0))
         else:  # an autoscaler may add nodes later
+            require_package()
             stack.enter_context(watch_nodes(job.name, needed_workers(job.stages), engine.wait_for_nodes_s))
         yield ray_results(job, artifact, packets)
 
@@ -128,7 +129,7 @@ def _readable_faults(job: Job, engine: Engine) -> Iterator[None]:
     """Turn a worker's error into a short message with stage, clip, source line and remedy."""
     try:
         yield
-    except NodesMissing as error:
+    except (NodesMissing, NodeUnfit) as error:
         raise JobStopped(str(error)) from error
     except OSError as error:
         raise JobStopped(

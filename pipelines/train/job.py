@@ -9,7 +9,7 @@ import textwrap
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...datasets.artifact import RECORD, exclusive
 from ...datasets.artifact_lookup import describe_artifacts
@@ -27,6 +27,9 @@ from .preflight.plan import plan as plan  # re-exported, as in every job
 from .publish import prepare_store_run, publish, publish_folder, run_folder
 from .resume.stop import TrainingStopped, WorkerLost, stops_on_sigterm
 from .run_folder import TrainingRefused, read_checkpoint_record, read_json, steps_done
+
+if TYPE_CHECKING:
+    from ..runtime.nodes import Workers
 
 
 def run(
@@ -65,6 +68,7 @@ def run(
         TrainingStopped: stopped by SIGTERM; the training state is saved.
         WorkerLost: more workers died than `max_restarts` allows; the training states written so far remain.
         NodesMissing: the cluster's nodes cannot hold all workers, from the start or after the loss of a node.
+        NodeUnfit: a node of the cluster lacks this project.
     """
     if (folder := run_folder(out)) != out:
         with exclusive(out):
@@ -163,11 +167,12 @@ def _fit(
     import ray.train
 
     from ..runtime.local_ray import local_ray
-    from ..runtime.nodes import Workers, watch_nodes
+    from ..runtime.nodes import require_package, watch_nodes
 
-    workers = [Workers(config.num_workers, 0.0 if config.use_gpu else 1.0, float(config.use_gpu))]
     with local_ray(out / ".engine" / "ray", address), ExitStack() as stack:
         if address is not None:
+            require_package()
+            workers = needed_workers(config)
             stack.enter_context(watch_nodes(f"train stage {config.stage}", workers, wait_for_nodes_s))
         try:
             with stops_on_sigterm(out):  # inside local_ray: ray.init installs its own handler
@@ -176,6 +181,17 @@ def _fit(
             failures = [failure for _, failure in sorted(error.worker_failures.items())]
             raise _original(failures, out) from error
     shutil.rmtree(out / ".engine", ignore_errors=True)
+
+
+def needed_workers(config: TrainConfig) -> list[Workers]:
+    """Return the workers of a training, and the one that renders its galleries, which may wait until they end."""
+    from ..runtime.nodes import Workers
+
+    def workers(num: int, gpus: float, waits: bool = False) -> Workers:
+        return Workers(num, 0.0 if config.use_gpu else 1.0, gpus if config.use_gpu else 0.0, waits)
+
+    needed = [workers(config.num_workers, 1.0)]
+    return [*needed, workers(1, config.gallery.num_gpus, waits=True)] if config.gallery.num_clips else needed
 
 
 def _original(failures: list[Exception], out: Path) -> Exception:

@@ -450,6 +450,16 @@ def test_an_endpoint_where_nobody_listens(bucket: str, monkeypatch: pytest.Monke
     requests.upload_filesystem.cache_clear()
 
 
+@pytest.mark.parametrize("url", ["127.0.0.1:9000", "user:test-secret@store:9000", "http://", "ftp://store"])
+def test_an_endpoint_without_a_scheme_is_told_at_once(bucket: str, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    requests.filesystem.cache_clear()
+    with pytest.raises(StorageError, match=r"AWS_ENDPOINT_URL does not begin with http:// or https://") as reported:
+        listing(ObjectPath.parse("s3://bucket/x"))
+    assert "test-secret" not in str(reported.value)
+    requests.filesystem.cache_clear()
+
+
 def test_an_upload_that_fails_half_way_is_never_completed(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = ObjectPath.parse(f"{bucket}/big")
 

@@ -28,6 +28,8 @@ GPUS = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 16.0, "GPU": 4.0}]
         ([Workers(9, 0, 1)], GPUS, "9 workers with 1 GPU each"),
         ([Workers(1, 0, 8)], GPUS, "1 worker with 8 GPU asked for"),
         ([Workers(6, 0, 1), Workers(6, 0, 0.5)], GPUS, "9 GPU asked for at the same time, but the cluster has 8"),
+        ([Workers(8, 0, 1), Workers(1, 0, 1, waits=True)], GPUS, None),  # after the eight
+        ([Workers(6, 0, 1), Workers(1, 0, 5, waits=True)], GPUS, "1 worker with 5 GPU asked for"),
         ([Workers(1, 0.1, 0.1)] * 3, [{"CPU": 0.3, "GPU": 0.3}], None),  # shares add up
         ([Workers(1, 1, 0)], [], "0 nodes"),
         ([Workers(4, 0, 0)], THREE, None),

@@ -7,8 +7,10 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
 from steadydancer.flows import presets
 from steadydancer.models.transformer import SteadyDancerTransformer3DModel
+from steadydancer.pipelines.runtime.nodes import shortage
 from steadydancer.pipelines.train import flops
-from steadydancer.pipelines.train.config import TrainConfig
+from steadydancer.pipelines.train.config import GalleryConfig, TrainConfig
+from steadydancer.pipelines.train.job import needed_workers
 from steadydancer.pipelines.train.preflight import footprint, forecast, fork, table
 from steadydancer.pipelines.train.preflight import plan as preflight
 from steadydancer.pipelines.train.preflight.base import constructor_arguments, find_base
@@ -286,6 +288,15 @@ def test_workers_that_would_be_waited_for_without_end_are_refused(use_gpu, monke
     assert not list(preflight._missing_workers(TrainConfig(stage=1, num_workers=1, use_gpu=use_gpu)))
     (refusal,) = preflight._missing_workers(TrainConfig(stage=1, num_workers=2, use_gpu=use_gpu))
     assert refusal.startswith("num_workers: 2 ") and "has 1" in refusal
+
+
+def test_the_cluster_that_we_ship_holds_the_papers_training_and_its_galleries():
+    """Eight GPUs on one machine: a gallery takes one of them after the training, so that it must exist, no more."""
+    gpus = [{"CPU": 0.0}, {"CPU": 64.0, "GPU": 8.0}]
+    for stage in (1, 2, 3):
+        assert shortage(needed_workers(presets.paper().stage(stage)), gpus) is None
+    large = presets.change(presets.paper(), "stage2", gallery=GalleryConfig(num_clips=1, num_gpus=9))
+    assert "1 worker with 9 GPU asked for" in str(shortage(needed_workers(large.stage2), gpus))
 
 
 def upload(folder, target):
