@@ -1,9 +1,11 @@
 """Call commands as a user does; start Prefect servers and Ray clusters as an operator does."""
 
+import base64
 import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -61,10 +63,15 @@ class Server:
     env: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def auth(self) -> str:
+        return self.env["PREFECT_API_AUTH_STRING"]
+
     def begin(self) -> None:
         """Start the server, on the port and the database that it had before."""
         log, port = self.folder / "server.log", self.api.rpartition(":")[2].removesuffix("/api")
-        self.process = self.start("server", "start", "--host", "127.0.0.1", "--port", port, cwd=self.folder, log=log)
+        words = ("server", "start", "--host", "127.0.0.1", "--port", port)
+        self.process = self.start(*words, cwd=self.folder, log=log, PREFECT_SERVER_API_AUTH_STRING=self.auth)
 
         def healthy() -> bool:
             try:
@@ -87,7 +94,7 @@ class Server:
 
     def start(self, *words: str, cwd: Path, log: Path, **env: str) -> subprocess.Popen[bytes]:
         command = [Path(sys.executable).with_name("prefect"), *words]
-        with log.open("wb") as out:
+        with log.open("ab") as out:
             return subprocess.Popen(
                 command, env=self.env | env, cwd=cwd, stdout=out, stderr=out, start_new_session=True
             )
@@ -95,7 +102,9 @@ class Server:
     def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """POST with a body, else GET."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.api + path, data, {"Content-Type": "application/json"})
+        basic = base64.b64encode(self.auth.encode()).decode()
+        headers = {"Content-Type": "application/json", "Authorization": f"Basic {basic}"}
+        request = urllib.request.Request(self.api + path, data, headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
@@ -152,9 +161,9 @@ def own_environment(home: Path, port: int) -> dict[str, str]:
 @contextlib.contextmanager
 def postgresql() -> Iterator[str]:
     """The address of a database of an own PostgreSQL server on the loopback; it runs as `postgres` if we are root."""
-    found = shutil.which("pg_config")
-    assert found, "PostgreSQL is not installed"
-    programs = Path(subprocess.run([found, "--bindir"], capture_output=True, text=True, check=True).stdout.strip())
+    programs = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)  # Debian has them nowhere on PATH
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql-15")
     with tempfile.TemporaryDirectory(prefix="sd-pg-") as text, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port, folder, user = str(probe.getsockname()[1]), Path(text), "postgres" if os.getuid() == 0 else None
@@ -176,9 +185,16 @@ def postgresql() -> Iterator[str]:
             run("pg_ctl", *data, "-m", "immediate", "stop")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def database() -> Iterator[str]:
+    """The address of an empty database on PostgreSQL."""
+    with postgresql() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the deployments and the automation, and a pool for them.
+    """A server with authentication, the deployments and the automation, and a pool for them.
 
     On SQLite, or with `PREFECT_ON_POSTGRESQL=1` on PostgreSQL.
     """
@@ -186,7 +202,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    env = own_environment(folder / "home", port)
+    env = own_environment(folder / "home", port) | {"PREFECT_API_AUTH_STRING": f"admin:{secrets.token_hex(8)}"}
     with contextlib.ExitStack() as stack:
         if os.environ.get("PREFECT_ON_POSTGRESQL"):
             env["PREFECT_API_DATABASE_CONNECTION_URL"] = stack.enter_context(postgresql())
@@ -200,7 +216,7 @@ def serve(server: Server) -> Iterator[Server]:
         server.begin()
         server.call("/work_pools/", {"name": "local", "type": "process"})
         server.prefect("--no-prompt", "deploy", "--all")
-        server.prefect("automation", "create", "--from-file", str(ROOT / "infra" / "prefect" / "automations.yaml"))
+        server.prefect("automation", "create", "--from-file", "infra/prefect/automations.yaml")
         yield server
     finally:
         server.end()
@@ -251,7 +267,7 @@ def cluster(tmp_path: Path) -> Iterator[Nodes]:
         yield started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Any]:
     """Start three nodes whose command `steadydancer` is a given script."""
     return lambda command: nodes(tmp_path_factory.mktemp("nodes"), command)

@@ -15,7 +15,7 @@ import yaml
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.storage import location
@@ -71,11 +71,20 @@ def test_lost_runs_are_crashed_within_five_minutes() -> None:
     assert isinstance(automation.trigger, EventTrigger) and isinstance(action, ChangeFlowRunState)
     assert action.state == StateType.CRASHED
     assert set(data["trigger"]["match_related"]["prefect.resource.name"]) == set(NAMES)
-    pools = {json.dumps(deployment["work_pool"]) for deployment in DEPLOYMENTS}
-    (pool,) = map(json.loads, pools)
-    frequency_s = int(pool["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    variables = {json.dumps(deployment["work_pool"]["job_variables"]) for deployment in DEPLOYMENTS}
+    (pool,) = map(json.loads, variables)
+    frequency_s = int(pool["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
     assert frequency_s >= 30  # Prefect takes fewer for 30
     assert 3 * frequency_s <= automation.trigger.within.total_seconds() <= 300 - 2 * frequency_s
+
+
+def test_each_cluster_deployment_has_a_queue_that_an_operator_can_limit() -> None:
+    queues = {full_name(one): one["work_pool"].get("work_queue_name", "default") for one in DEPLOYMENTS}
+    limited = {queue for name, queue in queues.items() if name.endswith("/cluster") and name != STOP}
+    assert limited == {"curate", "train", "render", "reproduce"}
+    assert {queue for name, queue in queues.items() if name.endswith("/local")} == {"default"}
+    assert queues[STOP] == "default"  # it stops the runs that fill the other queues
+    assert {one["work_pool"]["name"] for one in DEPLOYMENTS} == {"local"}
 
 
 @dataclass
@@ -246,9 +255,12 @@ def test_a_deployment_makes_latents_and_starts_the_next_once(
     assert {artifact["key"].removesuffix(named): artifact["type"] for artifact in shown} == kinds
     assert all(artifact["key"].endswith(named) for artifact in shown)
 
-    (started,) = server.wait_for(lambda: server.flow_runs("train-steadydancer"), 60, log)
     local = server.call("/deployments/name/train-steadydancer/local")
-    assert started["deployment_id"] == local["id"]
+
+    def trainings() -> list[dict[str, Any]]:
+        return [run for run in server.flow_runs("train-steadydancer") if run["deployment_id"] == local["id"]]
+
+    (started,) = server.wait_for(trainings, 60, log)
     assert started["parameters"] == {
         "latents": str(out / "latents"), "out": str(out), "preset": "tiny",
         "base": str(server.folder / "components"), "cluster": None, "trigger_next": False, "pairs": None,
@@ -257,9 +269,9 @@ def test_a_deployment_makes_latents_and_starts_the_next_once(
     # What every later run of the finished flow does, and a retry of this one: the server knows the event.
     monkeypatch.setattr(handover, "emit_event", lambda *_, **__: pytest.fail("sent again"))
     monkeypatch.setattr(handover, "get_run_logger", lambda: logging.getLogger("test"))
-    with temporary_settings({PREFECT_API_URL: server.api}):
+    with temporary_settings({PREFECT_API_URL: server.api, PREFECT_API_AUTH_STRING: server.auth}):
         handover.emit_artifact_event("latents", out / "latents", None, {})
-    assert [flow_run["id"] for flow_run in server.flow_runs("train-steadydancer")] == [started["id"]]
+    assert [flow_run["id"] for flow_run in trainings()] == [started["id"]]
 
 
 @pytest.mark.acceptance
