@@ -45,7 +45,7 @@ acceptance: setup ## run the long tests one after another, then the benchmarks
 
 # A Prefect server, workers and Ray clusters of its own, on the loopback, killed while jobs run. Without PostgreSQL and the
 # right to install it, the server uses SQLite.
-TRIALS ?= tests/flows/operation tests/flows/test_deployments.py tests/pipelines/runtime/test_submit.py
+TRIALS ?= tests/flows/operation tests/flows/test_deployments.py tests/infra tests/pipelines/runtime/test_submit.py
 POSTGRESQL = /usr/lib/postgresql
 operations: setup ## run the trials of operation: workers, servers and connections die, runs are cancelled
 	@test -d $(POSTGRESQL) || { apt-get update && apt-get install --yes --no-install-recommends postgresql-15; } \
