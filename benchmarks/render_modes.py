@@ -8,7 +8,8 @@ Each mode renders the same pairs with the same seeds, without loss by the codec:
 `MODE@int8` and `MODE@fp8` render with the checkpoint quantised, `MODE@4` in 4 steps. `fast:distilled` samples 4 steps
 with a LoRA that `few_step_lora.py` makes. Prints one JSON line per mode and writes all of them to
 WORK/render_modes.json; a value that is not measured is null. Without --checkpoint, the shipped ToyDance checkpoint of
-stage 3 renders. Seconds are the whole job's; the first mode's include imports, so they are no comparison of modes.
+stage 3 renders. Seconds are the whole job's; the first mode's include imports, so they are no comparison of modes. What
+a step cache saves is the share of evaluations in which it skips all blocks but the first (`skipped_share`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +79,11 @@ def measure_modes(options: argparse.Namespace, checkpoint: Path, work: Path) -> 
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(["exact", *options.modes.split(",")]):
         try:
-            videos, seconds = rendered(run, name, options, checkpoint, pairs, work)
+            with counted_calls() as calls:
+                videos, seconds = rendered(run, name, options, checkpoint, pairs, work)
             values = [measured(pair, videos / f"{pair['id']}.mp4", work, estimator) for pair in pairs]
-            row = {"mode": name, "pairs": len(pairs), **means(values), "seconds_a_pair": round(seconds / len(pairs), 2)}
+            row = {"mode": name, "pairs": len(pairs), **means(values), "skipped_share": skipped_share(calls),
+                   "seconds_a_pair": round(seconds / len(pairs), 2)}  # fmt: skip
         except SteadyDancerError as error:
             row = {"mode": name, "pairs": 0, **dict.fromkeys(MEASURES), "reason": str(error)}
         rows.append(row)
@@ -129,6 +135,32 @@ def rendered(
     if record["counts"]["ok"] != len(pairs):
         raise SteadyDancerError(f"{record['counts']} of {len(pairs)} pairs were rendered: see {out / 'renders'}")
     return out / "renders", time.perf_counter() - start
+
+
+@contextmanager
+def counted_calls() -> Iterator[Counter[int]]:
+    """Count the calls of the feed-forward layer of each block of the transformer."""
+    from diffusers.models.attention import FeedForward
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    calls: Counter[int] = Counter()
+
+    def count(module: Any, _: Any) -> None:
+        # That of the image features, which is called once for a clip, has another activation.
+        if isinstance(module, FeedForward) and getattr(module.net[0], "approximate", None) == "tanh":
+            calls[id(module)] += 1
+
+    handle = register_module_forward_pre_hook(count)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def skipped_share(calls: Counter[int]) -> float | None:
+    """Return the share of evaluations without the blocks after the first; None if nothing was evaluated."""
+    evaluations, *others = sorted(calls.values(), reverse=True) or [0]
+    return round(1 - statistics.fmean(others) / evaluations, 4) if others else None
 
 
 def measured(pair: dict[str, Any], video: Path, work: Path, estimator: Any) -> dict[str, float]:
