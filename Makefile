@@ -44,7 +44,7 @@ acceptance: setup ## run the long tests one after another, then the benchmarks
 	@set -e; for benchmark in $(sort $(wildcard benchmarks/*.py)); do echo "$$benchmark"; .venv/bin/python "$$benchmark"; done
 
 # A Prefect server, workers and Ray clusters of its own, on the loopback, killed while jobs run. Without PostgreSQL and the
-# right to install it, the server uses SQLite.
+# right to install it, the server uses SQLite. `make operations TRIALS=FILE` runs a part of half an hour.
 TRIALS ?= tests/flows/operation tests/flows/test_deployments.py tests/infra tests/pipelines/runtime/test_submit.py
 POSTGRESQL = /usr/lib/postgresql
 operations: setup ## run the trials of operation: workers, servers and connections die, runs are cancelled
