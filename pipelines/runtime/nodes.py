@@ -82,15 +82,12 @@ def watch_nodes(name: str, wanted: Sequence[Workers], wait_s: float) -> Iterator
         yield
         return
 
-    class Short(BaseException):
-        """Not an `Exception`, which libraries catch to try again."""
-
     ended = threading.Event()
     found: list[str] = []
 
     def interrupt(number: int, frame: object) -> None:
         if not ended.is_set():
-            raise Short
+            raise KeyboardInterrupt  # the only exception that `ray.get` lets pass; libraries do not catch it
 
     def report(words: str) -> None:
         found.append(words)
@@ -103,7 +100,9 @@ def watch_nodes(name: str, wanted: Sequence[Workers], wait_s: float) -> Iterator
     watch.start()
     try:
         yield
-    except Short:
+    except KeyboardInterrupt:
+        if not found:
+            raise
         raise NodesMissing(found[0]) from None
     finally:
         ended.set()

@@ -61,6 +61,11 @@ def test_a_job_that_waits_in_vain_is_ended(there: list[Any], capfd: pytest.Captu
     assert "waiting up to 0.3 s for nodes" in capfd.readouterr().err
 
 
+def test_an_interrupt_of_a_person_stays_one(there: list[Any]) -> None:
+    with pytest.raises(KeyboardInterrupt), watch_nodes("train", [Workers(8, 1, 0)], 60):
+        raise KeyboardInterrupt
+
+
 def test_a_node_that_is_lost_in_the_middle_is_missed(there: list[Any]) -> None:
     with pytest.raises(NodesMissing, match="2 nodes"), watch_nodes("train", [Workers(3, 1, 0)], 0.2):
         time.sleep(0.4)

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -507,39 +508,116 @@ print(json.dumps([[one["Address"]["NodeID"], one["Pid"], one["Address"]["NodeID"
 """
 
 
-def test_a_machine_that_is_taken_away(world, tmp_path):
-    """A node is drained as for a preemption, then killed: a state just in time, and Ray goes on without the node."""
-    run, state, changes = tmp_path / "run", tmp_path / "cluster", {"num_workers": 2, "steps": 120}
-    script = Path(__file__).parents[3] / "infra/ray/local_cluster.py"
-    call = [sys.executable, script, "--nodes", "4", "--state", state]
+@contextlib.contextmanager
+def cluster(folder: Path, num_nodes: int) -> Iterator[tuple[str, dict[str, str]]]:
+    """Nodes of one core each: their address, and the environment of commands that join them."""
+    script, state = Path(__file__).parents[3] / "infra/ray/local_cluster.py", folder / "cluster"
+    call = [sys.executable, script, "--nodes", str(num_nodes), "--state", state]
     with (
-        (tmp_path / "cluster.log").open("wb") as reported,
-        subprocess.Popen(call, stdout=reported, stderr=reported) as cluster,
+        (folder / "cluster.log").open("wb") as reported,
+        subprocess.Popen(call, stdout=reported, stderr=reported) as process,
     ):
         try:
-            wait_until(lambda: b"job server" in (tmp_path / "cluster.log").read_bytes(), cluster)
+            wait_until(lambda: b"job server" in (folder / "cluster.log").read_bytes(), process)
             env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(state / "token")}
-            address = (state / "ray/ray_current_cluster").read_text().strip()
-            driver = world.command(1, run, "--address", address, env=env, **changes)
-            wait_until(lambda: len(read_rows(run)) >= 6, driver, 600)
-            asked = subprocess.run([sys.executable, "-c", NODES, address], env=env, capture_output=True, check=True)
-            node, pid = next(reported[:2] for reported in json.loads(asked.stdout.splitlines()[-1]) if not reported[2])
-            words = ["--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
-            ray = Path(sys.executable).with_name("ray")
-            subprocess.run(
-                [ray, "drain-node", "--address", address, *words, "--deadline-remaining-seconds", "20"],
-                env=env,
-                check=True,
-            )
-
-            def in_time() -> bool:
-                return any(steps % EVERY for steps, _ in state_folders(run))
-
-            wait_until(in_time, driver)  # a state that was not due
-            for victim in (parent_of(pid), pid):  # as the machine would go
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(victim, signal.SIGKILL)
-            assert driver.wait(900) == 0, run.with_suffix(".log").read_text()
+            yield (state / "ray/ray_current_cluster").read_text().strip(), env
         finally:
-            cluster.terminate()
+            process.terminate()
+
+
+def worker_beside_the_head(address: str, env: dict[str, str]) -> tuple[str, int]:
+    """Node id and process id of a worker of the training that is not on the head."""
+    asked = subprocess.run([sys.executable, "-c", NODES, address], env=env, capture_output=True, check=True)
+    return next((node, pid) for node, pid, is_head in json.loads(asked.stdout.splitlines()[-1]) if not is_head)
+
+
+def kill_machine(pid: int) -> None:
+    """Kill a worker and its raylet, as the machine would go."""
+    for victim in (parent_of(pid), pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+
+
+def test_a_machine_that_is_taken_away(world, tmp_path):
+    """A node is drained as for a preemption, then killed: a state just in time, and Ray goes on without the node."""
+    run, changes = tmp_path / "run", {"num_workers": 2, "steps": 120}
+    with cluster(tmp_path, 4) as (address, env):
+        driver = world.command(1, run, "--address", address, env=env, **changes)
+        wait_until(lambda: len(read_rows(run)) >= 6, driver, 600)
+        node, pid = worker_beside_the_head(address, env)
+        words = ["--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        ray = Path(sys.executable).with_name("ray")
+        subprocess.run(
+            [ray, "drain-node", "--address", address, *words, "--deadline-remaining-seconds", "20"],
+            env=env,
+            check=True,
+        )
+
+        def in_time() -> bool:
+            return any(steps % EVERY for steps, _ in state_folders(run))
+
+        wait_until(in_time, driver)  # a state that was not due
+        kill_machine(pid)
+        assert driver.wait(900) == 0, run.with_suffix(".log").read_text()
     assert_same(run, undisturbed(world, 1, **changes))
+
+
+# Follows a job as a flow does, and cancels it after some steps: [job server, run's folder, words of the command].
+CANCEL = """
+import sys, time
+from pathlib import Path
+from steadydancer.pipelines.runtime.job_server import JobServer
+from steadydancer.pipelines.runtime.submit import JobCancelled, Order, submit_job
+from steadydancer.pipelines.train.metrics_file import read_rows
+address, run, *words = sys.argv[1:]
+order = Order(words, run, lambda: False, is_cancelled=lambda: len(read_rows(Path(run))) >= 6, stop_grace_s=120)
+try:
+    submit_job(address, order, print)
+except JobCancelled:
+    client = JobServer(address, print).client
+    while not client.get_job_status(order.name).is_terminal():
+        time.sleep(0.5)
+    sys.exit(75)
+"""
+
+
+def test_a_cancelled_job_of_a_cluster_keeps_its_work(world, tmp_path):
+    """Ray asks the command to stop, and waits for its last step and the state; another job goes on from there."""
+    run, changes = tmp_path / "run", {"num_workers": 2, "steps": 120}
+    with cluster(tmp_path, 2) as (address, env):
+        server = re.search(r"job server (http://\S+)", (tmp_path / "cluster.log").read_text())[1]
+        preset = run.with_suffix(".json")
+        preset.write_text(settings(1, **changes).model_dump_json())
+        words = ["train", "--preset", preset, "--stage", "1", "--out", run, "--latents", world.latents,
+                 "--base", world.components, "--address", "auto"]  # fmt: skip
+        command = [sys.executable, "-P", "-c", CANCEL, server, run, *words]
+        assert subprocess.run(list(map(str, command)), env=env).returncode == 75
+        steps = len(read_rows(run))
+        assert 6 <= steps < 120 and next(intact_states(run))[0] == steps
+        print(f"cancelled after {steps} steps, all of them in a state")
+        assert world.command(1, run, "--address", address, env=env, **changes).wait(600) == 0
+    assert_same(run, undisturbed(world, 1, **changes))
+
+
+def test_nodes_that_cannot_hold_the_workers_are_told(world, tmp_path):
+    """From the start, and after the loss of a machine that nobody replaces: what was asked, and what is there."""
+    run = tmp_path / "run"
+    with cluster(tmp_path, 2) as (address, env):
+        began = time.monotonic()
+        eight = {"num_workers": 8, "global_batch_size": 8}
+        assert world.command(1, tmp_path / "large", "--address", address, env=env, **eight).wait(120) == 1
+        print(f"eight workers on two cores: refused after {time.monotonic() - began:.0f} s")
+        assert time.monotonic() - began < 60
+        told = (tmp_path / "large.log").read_text()
+        assert "8 workers with 1 CPU each asked for, but the cluster has 2 nodes" in told and "Traceback" not in told
+
+        driver = world.command(1, run, "--address", address, env=env, num_workers=2, steps=2000, max_restarts=5)
+        wait_until(lambda: len(read_rows(run)) >= 6, driver, 600)
+        _, pid = worker_beside_the_head(address, env)
+        kill_machine(pid)
+        lost = time.monotonic()
+        assert driver.wait(240) == 1
+        print(f"a lost node: told after {time.monotonic() - lost:.0f} s")
+    told = run.with_suffix(".log").read_text()
+    assert "2 workers with 1 CPU each asked for, but the cluster has 1 node" in told and "finished work is kept" in told
+    assert "Traceback" not in told and next(intact_states(run))[0] >= 4
