@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import ftfy
-import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
@@ -32,14 +30,6 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 def resize_image(image: Frames, height: int, width: int) -> Frames:
     """Resize [H, W, 3] to [height, width, 3], ignoring the aspect: bicubic without antialiasing, as in the release."""
     return to_frames(_to_pixels(image[None], height, width))[0]
-
-
-def resize_frames(frames: Frames, height: int, width: int) -> Frames:
-    """Resize [F, H, W, 3] to [F, height, width, 3] with PIL's antialiased bicubic; used for drawn pose frames only."""
-    if frames.shape[1:3] == (height, width):
-        return frames
-    resized = [Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames]
-    return np.stack([np.asarray(frame) for frame in resized])
 
 
 @torch.no_grad()

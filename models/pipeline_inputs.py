@@ -24,10 +24,9 @@ from ..datasets.driving_poses import (
 from ..datasets.images import ImageError, convert_image
 from ..datasets.skeleton import PoseSequence
 from ..datasets.video import VideoError, frame_times_s, probe, size_for_area
-from .encoders import resize_frames
 from .pose.estimator import PoseEstimator
 from .pose.track import PoseTrack
-from .pose_condition import RELEASED_DRAWING_AREA_PX, draw_pose_condition, released_aspect
+from .pose_condition import RELEASED_DRAWING_AREA_PX, draw_pose_condition, released_aspect, resize_frames
 
 _log = logging.getLogger(__name__)
 

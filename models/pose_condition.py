@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
+from PIL import Image
 
+from ..datasets.arrays import Frames
 from ..datasets.skeleton import PoseSequence, draw
 from ..datasets.video import size_for_area
-from .encoders import encode_image, encode_video, resize_frames
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -36,7 +36,7 @@ def draw_pose_condition(
     image_height: int,
     image_width: int,
     drawing_area_px: int = RELEASED_DRAWING_AREA_PX,
-) -> npt.NDArray[np.uint8]:
+) -> Frames:
     """Draw pose frames at the reference image's size: uint8 [F, image_height, image_width, 3] RGB.
 
     As in the release, the canvas is twice the output size for `drawing_area_px`, whatever the size of the video, and is
@@ -52,12 +52,22 @@ def draw_pose_condition(
     return frames
 
 
+def resize_frames(frames: Frames, height: int, width: int) -> Frames:
+    """Resize [F, H, W, 3] to [F, height, width, 3] with PIL's antialiased bicubic; for drawn pose frames only."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    resized = [Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames]
+    return np.stack([np.asarray(frame) for frame in resized])
+
+
 def encode_pose_condition(
     vae: AutoencoderKLWan,
     image_encoder: OpenCLIPImageEncoder,
-    pose_frames: npt.NDArray[np.uint8],
+    pose_frames: Frames,
     height: int,
     width: int,
 ) -> tuple[Tensor, Tensor]:
     """Encode drawn frames at height × width: (pose_latents [16, T, h, w], pose_image_embeds [257, D])."""
+    from .encoders import encode_image, encode_video  # here: workers that only find and draw poses need no networks
+
     return encode_video(vae, pose_frames, height, width), encode_image(image_encoder, pose_frames[0])

@@ -21,6 +21,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
+from ... import SteadyDancerError
 from .atomic import atomic_write
 from .digests import json_digest
 from .files import Location, files_below, opened
@@ -83,6 +84,20 @@ class ResultStore:
             except (SafetensorError, ValueError, KeyError, TypeError) as error:
                 _log.warning("%s is damaged (%s) and is computed again", place, error)
         return None
+
+    def require(self, key: str) -> Result:
+        """Read a result that an earlier stage wrote.
+
+        Raises:
+            SteadyDancerError: it is missing or damaged.
+        """
+        found = self.get(key)
+        if found is None:
+            raise SteadyDancerError(
+                f"{self.folder} has no usable result {key}, which an earlier stage wrote: it was removed or damaged "
+                "while the job ran; run the same command again"
+            )
+        return found
 
     def put(
         self,

@@ -25,7 +25,7 @@ from ..runtime.local_files import on_local_copies
 from ..runtime.stage import BadClip
 from .config import RESOURCES, RenderConfig
 from .motion import read_image, read_motion
-from .results import require_result, tensor_result, tensors_of
+from .results import tensor_result, tensors_of
 from .task import CheckpointTask, Components, RenderTask
 
 # Configuration fields that do not change the latents: sampling does not see them.
@@ -177,7 +177,7 @@ def read_encoded(store: ResultStore, encoded: dict[str, Any], config: RenderConf
     Raises:
         SteadyDancerError: one of them is missing.
     """
-    found = {name: tensors_of(require_result(store, key)) for name, key in encoded["keys"].items()}
+    found = {name: tensors_of(store.require(key)) for name, key in encoded["keys"].items()}
     windows = windows_of(encoded["num_frames"], config)
 
     def of_windows(name: str) -> list[Tensor]:

@@ -29,7 +29,6 @@ from ..common.poses import find_poses, load_pose_estimator
 from ..runtime.local_files import on_local_copies
 from ..runtime.stage import BadClip
 from .config import RenderConfig
-from .results import require_result
 from .task import RenderTask
 
 
@@ -202,7 +201,7 @@ def unpack_people(arrays: Mapping[str, Array]) -> list[PoseSequence]:
 
 def read_motion(store: ResultStore, key: str) -> tuple[list[PoseSequence], dict[str, Any]]:
     """Read a motion from the work folder: (people, its record and notes)."""
-    found = require_result(store, key)
+    found = store.require(key)
     return unpack_people(found.arrays), found.value
 
 

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from ... import SteadyDancerError
-from ...datasets.storage.result_store import Array, Result, ResultStore
+from ...datasets.storage.result_store import Array, Result
 
 _BITS = {torch.bfloat16: torch.int16, torch.float8_e4m3fn: torch.int8, torch.float8_e5m2: torch.int8}
 _BY_NAME = {str(kind).removeprefix("torch."): kind for kind in _BITS}
@@ -37,18 +36,3 @@ def tensors_of(result: Result) -> dict[str, Tensor]:
         tensor = torch.tensor(array)
         tensors[name] = tensor.view(_BY_NAME[kind]) if kind else tensor
     return tensors
-
-
-def require_result(store: ResultStore, key: str) -> Result:
-    """Read a result that an earlier stage wrote.
-
-    Raises:
-        SteadyDancerError: it is missing or damaged.
-    """
-    found = store.get(key)
-    if found is None:
-        raise SteadyDancerError(
-            f"{store.folder} has no usable result {key}, which an earlier stage wrote: it was removed or damaged while "
-            "the job ran; run the same command again"
-        )
-    return found

@@ -1,15 +1,18 @@
 """What the stages of a rendering job share: the job as workers see it, its rows, and the results they hand on."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import torch
 
 from ...datasets.storage.result_store import ResultStore
-from ...models.components import load_components
 from . import mode
 from .config import RenderConfig
+
+if TYPE_CHECKING:
+    import torch
 
 # Rows of the renders.
 _FIELDS: list[tuple[str, pa.DataType]] = [
@@ -58,6 +61,8 @@ class RenderTask:
     @property
     def dtype(self) -> torch.dtype:
         """Number type of transformer and encoders."""
+        import torch
+
         dtype: torch.dtype = getattr(torch, self.config.dtype)
         return dtype
 
@@ -76,6 +81,8 @@ class Components:
 
     def get(self, place: CheckpointTask, name: str) -> Any:
         """Return a component by name."""
+        from ...models.components import load_components  # here: workers that find poses load no networks of torch
+
         key = name, place.digests.get(name, place.components)
         if key not in self.loaded:
             device = mode.device_to_load_on(self.task.config, self.task.device, name)

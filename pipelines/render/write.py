@@ -18,7 +18,7 @@ from ..runtime.local_files import on_local_copies
 from .config import WORKERS
 from .denoise import SAMPLING_ARGUMENTS
 from .motion import read_motion
-from .results import require_result, tensors_of
+from .results import tensors_of
 from .sound import driving_sound
 from .task import Components, RenderTask
 
@@ -37,7 +37,7 @@ def write_pair(row: Row, task: RenderTask, components: Components) -> Row:
     sound_note, sound = driving_sound(Path(row["driving"]), config)
     people, motion = read_motion(task.store, row["motion"])
     record = record_of(row, task, people, motion, sound_note, sound is not None)
-    latents = tensors_of(require_result(task.store, row["latents"]))["latents"]
+    latents = tensors_of(task.store.require(row["latents"]))["latents"]
     name = f"{row['key']}.mp4"
 
     def frames() -> Iterator[Frames]:

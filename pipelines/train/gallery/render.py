@@ -19,10 +19,10 @@ from ....datasets.storage import location
 from ....datasets.storage.atomic import atomic_folder, atomic_write, write_json
 from ....datasets.video import encode
 from ....models.components import flow_scheduler, load_components
-from ....models.encoders import decode_latents, encode_video, resize_frames
+from ....models.encoders import decode_latents, encode_video
 from ....models.negative_pose import Perturbation, negative_motion
 from ....models.pipeline import SteadyDancerPipeline
-from ....models.pose_condition import draw_pose_condition
+from ....models.pose_condition import draw_pose_condition, resize_frames
 from ..config import TrainConfig
 from ..data.batches import TrainingData
 from ..data.draws import SampleDraws
