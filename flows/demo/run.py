@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,8 @@ def _run(
     if not run.stage1.use_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed searches for an accelerator and warns
     learned = is_learned(run)
+    _use_own_prefect(out)
+    prefect = start_prefect()
     if not learned:
         with steps("make components"):
             make_components(out / "components")
@@ -140,11 +143,10 @@ def _run(
     if clips is None:
         with steps("make dancers"):
             clips = (make_dancers if learned else make_tiny_dancers)(out / "dancers")
-    _use_own_prefect(out)
     with steps("start Prefect"):
         from .flow import demo_flow
 
-        start_prefect()
+        prefect.result()
     measure = ("easy", *(name for name in difficulties if name != "easy")) if measured else ()
     return demo_flow(run, clips, out, TINY_PAIRS, steps, in_process, measure, measured and compare_stages)
 
@@ -186,11 +188,15 @@ def _use_own_prefect(out: Path) -> None:
     }
 
 
-def start_prefect() -> None:
-    """Start a temporary Prefect server that ends even if this process is killed (-9)."""
-    from prefect.server.api.server import SubprocessASGIServer
+def start_prefect() -> Future[None]:
+    """Start a temporary Prefect server; the result waits until it answers."""
+    from prefect.server.api.server import SubprocessASGIServer  # here: two threads must not import at a time
 
-    server = SubprocessASGIServer()
+    return ThreadPoolExecutor(1).submit(_serve, SubprocessASGIServer())
+
+
+def _serve(server: Any) -> None:
+    """Run a server that ends even if this process is killed (-9)."""
     server.start()
     assert server.server_process is not None
     watch = f"while kill -0 {os.getpid()} 2>/dev/null; do sleep 1; done; kill {server.server_process.pid} 2>/dev/null"

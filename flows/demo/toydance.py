@@ -14,8 +14,10 @@ from ...datasets.artifact import Artifact
 from ...datasets.storage.atomic import write_json
 from ...datasets.storage.digests import json_digest
 from ...pipelines.common.outcomes import require_usable
+from ...pipelines.render.plan import WORK_FOLDER
 from .. import tasks
 from ..presets import Run, with_control
+from .beside import beside, render_pairs, train_stage
 from .dancers import PAIRS, WRONG_PAIRS, PairSet
 from .measure import PairFiles, measure_pair
 from .results import judged_metrics, more_metrics
@@ -29,16 +31,15 @@ NUM_THREADS = 2
 def train_on(run: Run, out: Path, steps: Steps) -> dict[str, Record]:
     """Train the shipped checkpoints of stages 1, 2, 3 and the control on into `out`; return their records."""
     components, latents = Path(run.cache.components), out / "latents"
-    controlled = with_control(run)
+    name = "stage2_control"
+    control = beside(train_stage, with_control(run), 2, latents, str(components), out / name, components / name)
     records = {}
-    for name, configured, stage in (
-        ("stage1", run, 1),
-        ("stage2", run, 2),
-        ("stage3", run, 3),
-        ("stage2_control", controlled, 2),
-    ):
-        with steps(f"train {name.replace('_', ', ')}"):
-            records[name] = tasks.train(configured, stage, latents, str(components), out / name, components / name)
+    for stage in (1, 2, 3):
+        name = f"stage{stage}"
+        with steps(f"train {name}"):
+            records[name] = tasks.train(run, stage, latents, str(components), out / name, components / name)
+    with steps("train stage2, control"):  # mostly done: it ran beside the stages
+        records["stage2_control"] = control()
     return records
 
 
@@ -60,17 +61,18 @@ def render_and_score(
     """
     name = "" if out == trained else f" {pairs.difficulty}"
     stage3, control = (trained / stage / "checkpoint" for stage in ("stage3", "stage2_control"))
-    for kind, checkpoint, table in (
-        ("render", stage3, PAIRS),
-        ("wrong_render", stage3, WRONG_PAIRS),
-        ("control", control, PAIRS),
-    ):
-        folder = out / RENDERS[kind]
-        with steps(f"render{name}: {kind.replace('_', ' ')}"):
-            # The first set shows the whole job; for the others, starting its workers takes longer than rendering.
-            alone = in_process or kind != "render"
-            record = tasks.render(run, checkpoint, pairs.folder / table, folder, in_process=alone)
-            require_usable(Artifact(folder / "renders"), record["counts"])
+    tables, work = pairs.folder, out / WORK_FOLDER
+    with steps(f"render{name}"):
+        records = {"render": tasks.render(run, stage3, tables / PAIRS, out, in_process=in_process)}
+    with steps(f"render{name}: wrong pose, control"):
+        # The first set shows the whole job; for these, starting its workers takes longer than rendering.
+        others = {
+            kind: beside(render_pairs, run, checkpoint, tables / table, out / RENDERS[kind], work)
+            for kind, checkpoint, table in (("wrong_render", stage3, WRONG_PAIRS), ("control", control, PAIRS))
+        }
+        records |= {kind: rendered() for kind, rendered in others.items()}
+    for kind, record in records.items():
+        require_usable(Artifact(out / RENDERS[kind] / "renders"), record["counts"])
     with steps(f"score{name}"):
         scores = score(run, pairs, out)
     result = {"difficulty": pairs.difficulty, "pairs": str(pairs.folder)}

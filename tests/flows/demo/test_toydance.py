@@ -179,12 +179,15 @@ def test_a_pair_is_scored_once_for_the_same_renders(tmp_path: Path, monkeypatch:
 
 def test_pairs_of_another_difficulty_are_measured_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered: list[tuple[str, Path]] = []
+    shared: list[Path] = []
 
-    def render(_: Any, checkpoint: Path, table: Path, out: Path, **__: Any) -> dict[str, Any]:
+    def render(_: Any, checkpoint: Path, table: Path, out: Path, *work: Path, **__: Any) -> dict[str, Any]:
         rendered.append((f"{checkpoint.parent.name} {table.name}", out))
+        shared.extend(work)
         return {"counts": {}}
 
     monkeypatch.setattr(toydance.tasks, "render", render)
+    monkeypatch.setattr(toydance, "render_pairs", render)
     monkeypatch.setattr(toydance, "require_usable", lambda *_: None)
     monkeypatch.setattr(toydance, "score", lambda *_: [])
     monkeypatch.setattr(toydance, "judged_metrics", lambda _: {})
@@ -203,4 +206,5 @@ def test_pairs_of_another_difficulty_are_measured_apart(tmp_path: Path, monkeypa
         ("stage3 pairs_wrong.jsonl", out / "wrong_pose"),
         ("stage2_control pairs.jsonl", out / "control"),
     ]
-    assert names == ["render hard: render", "render hard: wrong render", "render hard: control", "score hard"]
+    assert shared == [out / "work"] * 2  # inputs are encoded once
+    assert names == ["render hard", "render hard: wrong pose, control", "score hard"]
