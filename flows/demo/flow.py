@@ -17,7 +17,7 @@ from ..train import train_steadydancer
 from .dancers import PairSet, make_pairs
 from .pairs import pairs_of_clips
 from .stages import compare_stages
-from .toydance import render_and_score, train_on
+from .toydance import render_and_score, start_comparisons, train_on
 
 
 @flow(name="demo", validate_parameters=False)
@@ -51,6 +51,8 @@ def demo_flow(
         else:
             with steps("train stages 1, 2, 3"):
                 records |= train_steadydancer(str(out / "latents"), str(out), config)
+        sets = [PairSet(Path(clips).parent), *(make_pairs(out / name / "pairs", name) for name in measure[1:])]
+        comparisons = start_comparisons(run, sets[0], out, out) if measure else {}
         with steps("render and evaluate"):
             beside = location(clips).parent / "pairs.jsonl"
             # The report copies its media, so supplied pairs must be local.
@@ -65,12 +67,12 @@ def demo_flow(
                 in_process=in_process,
             )
         if measure:
-            sets = [PairSet(Path(clips).parent), *(make_pairs(out / name / "pairs", name) for name in measure[1:])]
-            folders = [out, *(out / name for name in measure[1:])]
-            records["measured"] = [
-                render_and_score(run, pairs, folder, out, steps, in_process)
-                for pairs, folder in zip(sets, folders, strict=True)
-            ]
+            records["measured"] = [render_and_score(run, sets[0], out, out, steps, in_process, comparisons)]
+            for pairs in sets[1:]:
+                folder = out / pairs.difficulty
+                comparisons = start_comparisons(run, pairs, folder, out)
+                done = render_and_score(run, pairs, folder, out, steps, in_process, comparisons)
+                records["measured"].append(done)
         if compares_stages:
             records["stages"] = compare_stages(run, PairSet(Path(clips).parent), out, steps, in_process)
     return records

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ...pipelines.pages.layout import Section
 from .dancers import PairSet
 from .measure import read_frames
 from .results import MEANINGS, judgements
-from .toydance import RENDERS, rendered_videos
+from .toydance import NUM_THREADS, RENDERS, rendered_videos
 
 SKELETON_SIDE_PX = 192
 FPS = 16
@@ -52,27 +53,30 @@ def result_sections(summary: dict[str, Any]) -> list[Section]:
 
 def pairs_section(folder: Path, out: Path, pairs: PairSet) -> Section:
     """Copy the media of all pairs below `folder/media`, and build the section in which they play in step."""
-    return Section("Pairs", PAIRS_TEXT, players=list(_rows(folder, out, pairs)))
+    (folder / "media").mkdir(parents=True, exist_ok=True)
+    rendered = {kind: rendered_videos(out / below / "renders") for kind, below in RENDERS.items()}
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        rows = threads.map(lambda name: _row(folder, name, pairs, rendered), pairs.ids())
+        return Section("Pairs", PAIRS_TEXT, players=list(rows))
 
 
 def _both(summary: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return summary["metrics"], summary["more_metrics"]
 
 
-def _rows(folder: Path, out: Path, pairs: PairSet) -> Iterator[list[tuple[str, str | None]]]:
-    (folder / "media").mkdir(parents=True, exist_ok=True)
-    rendered = {kind: rendered_videos(out / below / "renders") for kind, below in RENDERS.items()}
-    for name in pairs.ids():
-        sources: dict[str, Path | None] = {
-            f"{name}: reference": pairs.image(name),
-            "driving": pairs.video("driving", name),
-            "pose": _skeleton(folder / "media" / f"{name}-pose.mp4", pairs.video("truth", name)),
-            "render": rendered["render"].get(name),
-            "truth": pairs.video("truth", name),
-            "render, another pose": rendered["wrong_render"].get(name),
-            "render, control": rendered["control"].get(name),
-        }
-        yield [(caption, _copied(folder, name, caption, source)) for caption, source in sources.items()]
+def _row(
+    folder: Path, name: str, pairs: PairSet, rendered: Mapping[str, Mapping[str, Path]]
+) -> list[tuple[str, str | None]]:
+    sources: dict[str, Path | None] = {
+        f"{name}: reference": pairs.image(name),
+        "driving": pairs.video("driving", name),
+        "pose": _skeleton(folder / "media" / f"{name}-pose.mp4", pairs.video("truth", name)),
+        "render": rendered["render"].get(name),
+        "truth": pairs.video("truth", name),
+        "render, another pose": rendered["wrong_render"].get(name),
+        "render, control": rendered["control"].get(name),
+    }
+    return [(caption, _copied(folder, name, caption, source)) for caption, source in sources.items()]
 
 
 def _copied(folder: Path, name: str, caption: str, source: Path | None) -> str | None:

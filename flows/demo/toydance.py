@@ -24,6 +24,7 @@ from .results import judged_metrics, more_metrics
 
 Steps = Callable[[str], AbstractContextManager[None]]
 Record = dict[str, Any]
+Comparisons = dict[str, Callable[[], Record]]
 RENDERS = {"render": ".", "wrong_render": "wrong_pose", "control": "control"}  # folder of each, below the set's
 NUM_THREADS = 2
 
@@ -43,34 +44,45 @@ def train_on(run: Run, out: Path, steps: Steps) -> dict[str, Record]:
     return records
 
 
-def render_and_score(
-    run: Run, pairs: PairSet, out: Path, trained: Path, steps: Steps, in_process: bool
-) -> dict[str, Any]:
-    """Render pairs with the right pose, with another dancer's and by the control, and score them.
+def start_comparisons(run: Run, pairs: PairSet, out: Path, trained: Path) -> Comparisons:
+    """Start to render pairs with another dancer's pose and by the control, beside this process.
 
     Args:
         run: the configuration.
         pairs: the pairs.
-        out: gets `renders`, `wrong_pose/renders`, `control/renders` and `scores`.
+        out: gets `wrong_pose/renders` and `control/renders`; inputs that are encoded for one stay in `work` for all.
         trained: the folder with `stage3` and `stage2_control`.
+    """
+    stage3, control = (trained / stage / "checkpoint" for stage in ("stage3", "stage2_control"))
+    return {
+        kind: beside(render_pairs, run, checkpoint, pairs.folder / table, out / RENDERS[kind], out / WORK_FOLDER)
+        for kind, checkpoint, table in (("wrong_render", stage3, WRONG_PAIRS), ("control", control, PAIRS))
+    }
+
+
+def render_and_score(
+    run: Run, pairs: PairSet, out: Path, trained: Path, steps: Steps, in_process: bool, comparisons: Comparisons
+) -> dict[str, Any]:
+    """Render pairs with the right pose, wait for the comparisons, and score all.
+
+    Args:
+        run: the configuration.
+        pairs: the pairs.
+        out: gets `renders` and `scores`.
+        trained: the folder with `stage3`.
         steps: entered with the name of each step.
         in_process: render without Ray.
+        comparisons: of `start_comparisons` with the same pairs.
 
     Returns:
         `difficulty`, the folder `pairs`, and metric → result as `metrics` and `more`.
     """
     name = "" if out == trained else f" {pairs.difficulty}"
-    stage3, control = (trained / stage / "checkpoint" for stage in ("stage3", "stage2_control"))
-    tables, work = pairs.folder, out / WORK_FOLDER
     with steps(f"render{name}"):
-        records = {"render": tasks.render(run, stage3, tables / PAIRS, out, in_process=in_process)}
+        stage3 = trained / "stage3" / "checkpoint"
+        records = {"render": tasks.render(run, stage3, pairs.folder / PAIRS, out, in_process=in_process)}
     with steps(f"render{name}: wrong pose, control"):
-        # The first set shows the whole job; for these, starting its workers takes longer than rendering.
-        others = {
-            kind: beside(render_pairs, run, checkpoint, tables / table, out / RENDERS[kind], work)
-            for kind, checkpoint, table in (("wrong_render", stage3, WRONG_PAIRS), ("control", control, PAIRS))
-        }
-        records |= {kind: rendered() for kind, rendered in others.items()}
+        records |= {kind: rendered() for kind, rendered in comparisons.items()}
     for kind, record in records.items():
         require_usable(Artifact(out / RENDERS[kind] / "renders"), record["counts"])
     with steps(f"score{name}"):

@@ -199,7 +199,9 @@ def test_pairs_of_another_difficulty_are_measured_apart(tmp_path: Path, monkeypa
         return nullcontext()
 
     pairs, out = dancers.PairSet(tmp_path / "hard" / "pairs", "hard"), tmp_path / "hard"
-    result = toydance.render_and_score(load("toydance_demo"), pairs, out, tmp_path, steps, in_process=True)
+    run = load("toydance_demo")
+    comparisons = toydance.start_comparisons(run, pairs, out, tmp_path)
+    result = toydance.render_and_score(run, pairs, out, tmp_path, steps, True, comparisons)
     assert result == {"difficulty": "hard", "pairs": str(pairs.folder), "metrics": {}, "more": {}}
     assert rendered == [
         ("stage3 pairs.jsonl", out),
