@@ -5,8 +5,9 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +141,12 @@ def _run(
         with steps("make components"):
             make_components(out / "components")
     measured = learned and clips is None
-    if clips is None:
-        with steps("make dancers"):
-            clips = (make_dancers if learned else make_tiny_dancers)(out / "dancers")
-    with steps("start Prefect"):
-        from .flow import demo_flow
+    with steps("make dancers, start Prefect"), ProcessPoolExecutor(1, get_context("spawn")) as other:
+        drawn = other.submit(make_dancers if learned else make_tiny_dancers, out / "dancers") if clips is None else None
+        from .flow import demo_flow  # takes as long as the dancers
 
         prefect.result()
+        clips = clips if drawn is None else drawn.result()
     measure = ("easy", *(name for name in difficulties if name != "easy")) if measured else ()
     return demo_flow(run, clips, out, TINY_PAIRS, steps, in_process, measure, measured and compare_stages)
 
