@@ -96,8 +96,8 @@ class RenderConfig(BaseModel):
     )
     main_person_only: bool = Field(False, description="drive only the main person (release); otherwise all people")
     on_missing_reference: Literal["keep", "raise"] = Field(
-        "keep",
-        description="without a person in the image to align to: `keep` the pose unaligned, or `raise`: reject the pair",
+        "raise",
+        description="without a person in the image to align to: `raise`: reject the pair, or `keep` the pose unaligned",
     )
     first_pose: Literal["driving", "reference"] = Field(
         "driving",

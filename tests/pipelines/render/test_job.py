@@ -12,6 +12,7 @@ from steadydancer.datasets.artifact import Artifact, ArtifactError
 from steadydancer.datasets.schema import Row
 from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.storage.digests import content_digest, json_digest
+from steadydancer.models import components as components_module
 from steadydancer.models import mode_parts
 from steadydancer.models.checkpoints.folders import part_digest
 from steadydancer.pipelines.render import denoise, job, steps
@@ -196,7 +197,7 @@ def test_workers_load_the_network_from_the_checkpoint_and_the_rest_from_the_comp
     def pipeline(**parts: str) -> Any:
         return SimpleNamespace(**parts, set_progress_bar_config=lambda disable: done.append(disable))
 
-    for module in (task_module, denoise):
+    for module in (components_module, denoise):
         monkeypatch.setattr(module, "load_components", load_components)
     monkeypatch.setattr(denoise, "SteadyDancerPipeline", pipeline)
     monkeypatch.setattr(denoise, "park_context_projections", lambda network, device: done.append((network, device)))
@@ -280,6 +281,6 @@ def test_the_settings_are_those_of_the_release_unless_they_are_given() -> None:
         "branch_evaluation": "interleaved", "parallel": None, "num_processes": 1,
         "negative_prompt": None, "seed": 106060, "num_seeds": 1, "dtype": "bfloat16", "park_context_projections": False,
         "driving_fps": None, "fps": 16, "crf": 18, "chroma": "4:2:0", "sound": "none", "main_person_only": False,
-        "on_missing_reference": "keep", "first_pose": "driving", "pose_model": "auto", "num_gpus": 0.0,
+        "on_missing_reference": "raise", "first_pose": "driving", "pose_model": "auto", "num_gpus": 0.0,
         "packet_size": 1, "motion_workers": None, "encode_workers": None, "write_workers": None,
     }  # fmt: skip

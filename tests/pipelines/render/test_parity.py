@@ -26,6 +26,7 @@ from steadydancer.pipelines.runtime.stage import BadClip
 FPS, NUM_FRAMES, HEIGHT, WIDTH = 24, 13, 60, 90
 LEGS = [9, 10, 12, 13]
 CONFIG = RenderConfig(
+    on_missing_reference="keep",
     num_frames=5, max_area_px=64 * 48, drawing_area_px=64 * 64, num_inference_steps=3, dtype="float32", seed=7,
     pose_model="looker",
 )  # fmt: skip

@@ -186,7 +186,8 @@ def test_seeds_and_checkpoints_share_what_is_estimated_and_encoded(
     assert {name: record["counts"]["ok"] for name, record in records.items()} == {"first": 4, "other": 4}
     assert Estimator.asked == {5: 1, 1: 2}  # the driving video, and each image
     assert calls == {
-        "encode_prompt": 2, "encode_image": 2, "encode_image_condition": 2, "encode_pose_windows": 2,
+        "encode_prompt": 2, "encode_image": 4,  # the first frame of each pose too
+        "encode_image_condition": 2, "encode_pose_windows": 2,
         "encode_negative_windows": 4, "sample": 8, "load_denoiser": 2,
     }  # fmt: skip
     rows = Artifact(tmp_path / "out/other/renders").read().to_pylist()

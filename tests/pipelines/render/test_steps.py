@@ -28,6 +28,7 @@ from steadydancer.pipelines.runtime.stage import BadClip
 HEIGHT, WIDTH, FPS, NUM_FRAMES = 96, 64, 24, 13
 IMAGE_SIZE = (78, 112)  # another aspect than the driving video's, and than the release measures it at
 CONFIG = RenderConfig(
+    on_missing_reference="keep",
     num_frames=9, window_frames=17, window_overlap=8, window_opening="none",
     max_area_px=64 * 48, drawing_area_px=96 * 64,
     num_inference_steps=3, guidance_scale=4.5, pose_guidance_scale=0.5, pose_guidance_interval=(0.2, 0.7),
