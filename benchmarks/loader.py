@@ -51,10 +51,12 @@ def by_webdataset(shards: list[str]) -> None:
         load(sample["conditions.safetensors"])
 
 
-def by_index(data: ShardDataset) -> None:
-    """Read all samples as training does."""
+def by_index(data: ShardDataset, holds: bool = False) -> None:
+    """Read all samples as training does; `holds`: each is kept while the next is read."""
+    sample: object = None
     for key in data.keys:
-        tensors_of(data.read(key)["conditions"])
+        sample = sample if holds else None
+        sample = tensors_of(data.read(key)["conditions"])
 
 
 def bare(shards: list[str], piece: int) -> None:
@@ -109,11 +111,13 @@ def main() -> None:
         latents = Path(folder) / "latents"
         shards = make_cache(latents, arguments.samples, arguments.shards)
         size = sum(Path(shard).stat().st_size for shard in shards)
-        later = ShardDataset(latents)
+        later, reused = ShardDataset(latents), ShardDataset(latents, reuse_memory=True)
         sides: dict[str, Callable[[], object]] = {
             "webdataset": lambda: by_webdataset(shards),
             "index, first reading": lambda: by_index(ShardDataset(latents)),
             "index, later": lambda: by_index(later),
+            "index, reused memory": lambda: by_index(reused),
+            "index, reused memory, last sample held": lambda: by_index(reused, holds=True),
             "bare pread": lambda: bare(shards, size // arguments.samples),
         }
         measured = take_turns(sides, arguments.rounds)

@@ -1,17 +1,20 @@
 """Read byte ranges of shards, from open local files or, for object stores, through a checked cache on this machine."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from ..storage.cache import cached_entry, drop
 from ..storage.digests import json_digest
 from ..storage.files import Location
 from ..storage.requests import call_with_retries
 from ..storage.s3 import ObjectPath
+from .memory import ReusedMemory, read_into
+
+T = TypeVar("T", bytes, memoryview)
 
 
 class MemberReader:
@@ -19,16 +22,18 @@ class MemberReader:
 
     Args:
         open_files: number of local shards that stay open.
+        memory: where bytes of local shards are read to; None: to new memory.
     """
 
-    def __init__(self, open_files: int) -> None:
+    def __init__(self, open_files: int, memory: ReusedMemory | None = None) -> None:
+        self._memory = memory
         # An evicted file is closed when its last reader releases it.
         self._file: Callable[[Path], BinaryIO] = lru_cache(maxsize=open_files)(lambda shard: shard.open("rb"))
 
     def __call__(
         self, shard: Location, members: list[dict[str, Any]], is_valid: Callable[[list[bytes]], bool]
-    ) -> list[bytes]:
-        """Read adjacent members. An object needs one request (`read_range`).
+    ) -> Sequence[bytes | memoryview]:
+        """Read adjacent members, in one read if they are an object (`read_range`) or go to reused memory.
 
         Args:
             shard: path of the tar.
@@ -39,15 +44,17 @@ class MemberReader:
             FileNotFoundError: the shard does not exist.
             StorageError: the store denies access or cannot be reached.
         """
-        if isinstance(shard, Path):
-            file = self._file(shard)
-            return [os.pread(file.fileno(), member["size"], member["offset"]) for member in members]
-        # Each request costs a round trip to the store.
         start, stop = members[0]["offset"], members[-1]["offset"] + members[-1]["size"]
 
-        def cut(span: bytes) -> list[bytes]:
+        def cut(span: T) -> list[T]:
             return [span[m["offset"] - start : m["offset"] - start + m["size"]] for m in members]
 
+        if isinstance(shard, Path):
+            file = self._file(shard)
+            if self._memory is not None:
+                return cut(read_into(file.fileno(), self._memory.take(stop - start), start))
+            return [os.pread(file.fileno(), member["size"], member["offset"]) for member in members]
+        # Each request costs a round trip to the store.
         return cut(read_range(shard, start, stop - start, json_digest(members), lambda span: is_valid(cut(span))))
 
 

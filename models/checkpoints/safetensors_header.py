@@ -38,7 +38,7 @@ def num_bytes(shape: Sequence[int], dtype: str) -> int:
     return math.prod(shape) * item_bytes(dtype)
 
 
-def header_length(begin: bytes) -> int:
+def header_length(begin: bytes | memoryview) -> int:
     """Decode the length of the header in bytes from the first bytes of a file."""
     return int.from_bytes(begin[:LENGTH_BYTES], "little")
 

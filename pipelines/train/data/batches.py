@@ -40,7 +40,7 @@ class TrainingData:
     """
 
     def __init__(self, latents: Location, config: TrainConfig, pose_simulation: PoseSimulation | None = None) -> None:
-        self.shards = ShardDataset(latents)
+        self.shards = ShardDataset(latents, reuse_memory=True)
         self._config = config
         self.split = split(self.shards, config)
         buckets = {key: self.shards.bucket[key] for key in self.split.training}
@@ -121,7 +121,7 @@ class TrainingData:
             )
         return {name: tensor.float() for name, tensor in tensors.items()}
 
-    def _tensors(self, key: str, bucket: Bucket, conditions: bytes) -> dict[str, torch.Tensor]:
+    def _tensors(self, key: str, bucket: Bucket, conditions: bytes | memoryview) -> dict[str, torch.Tensor]:
         """Read a sample's cached tensors; shapes and values are checked on the first read."""
         where = f"{self.shards.shard(key)}: sample {key}"
         try:

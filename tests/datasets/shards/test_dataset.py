@@ -26,6 +26,9 @@ from steadydancer.datasets.storage.cache import scratch_dir
 from steadydancer.datasets.storage.s3 import ObjectPath
 
 
+READS = pytest.mark.parametrize("reuse_memory", [False, True])
+
+
 def make(latents, num=5):
     keys = [f"clip{i}" for i in range(num)]
     (packet,) = plan_packets(keys, num)
@@ -43,9 +46,10 @@ def make(latents, num=5):
     return shard_path(latents, packet)
 
 
-def test_random_access_gives_what_was_written(tmp_path):
+@READS
+def test_random_access_gives_what_was_written(tmp_path, reuse_memory):
     make(tmp_path)
-    data = ShardDataset(tmp_path)
+    data = ShardDataset(tmp_path, reuse_memory=reuse_memory)
     assert data.keys == [f"clip{i}" for i in range(5)]
     sample = data.read("clip3")
     assert sample == {"meta": {"clip_id": "clip3"}, "conditions": b"clip3" * 50, "pose": b"poseclip3"}
@@ -63,22 +67,31 @@ def test_same_samples_same_bytes(tmp_path):
     assert make(tmp_path / "a").read_bytes() == make(tmp_path / "b").read_bytes()
 
 
-def test_a_damaged_shard_is_named(tmp_path):
+@READS
+def test_a_damaged_shard_is_named(tmp_path, reuse_memory):
     shard = make(tmp_path)
     content = bytearray(shard.read_bytes())
     content[content.index(b"clip2clip2") + 3] ^= 0xFF
     shard.write_bytes(content)
-    data = ShardDataset(tmp_path)
+    data = ShardDataset(tmp_path, reuse_memory=reuse_memory)
     data.read("clip1")
     with pytest.raises(ArtifactError, match=shard.name):
         data.read("clip2")
 
 
-def test_a_cut_shard_is_named(tmp_path):
+@READS
+def test_a_cut_shard_is_named(tmp_path, reuse_memory):
     shard = make(tmp_path)
     shard.write_bytes(shard.read_bytes()[:2000])
     with pytest.raises(ArtifactError, match="cut short"):
-        ShardDataset(tmp_path).read("clip4")
+        ShardDataset(tmp_path, reuse_memory=reuse_memory).read("clip4")
+
+
+def test_a_sample_that_is_held_keeps_its_bytes_when_memory_is_reused(tmp_path):
+    make(tmp_path)
+    data = ShardDataset(tmp_path, reuse_memory=True)
+    held = {key: data.read(key)["conditions"] for key in data.keys}
+    assert held == {key: key.encode() * 50 for key in data.keys}
 
 
 def test_an_unfinished_cache_is_refused(tmp_path):
@@ -308,8 +321,9 @@ def test_what_needs_no_reading_is_found_before_work_begins(tmp_path):
         ShardDataset(tmp_path).require_complete()
 
 
+@READS
 @pytest.mark.parametrize("change", ["no shard", "no members", "no pose", "beyond the end"])
-def test_an_index_that_names_what_no_shard_holds(tmp_path, change):
+def test_an_index_that_names_what_no_shard_holds(tmp_path, change, reuse_memory):
     shard = make(tmp_path)
     null_path(tmp_path, (9, 16, 16)).parent.mkdir()
     null_path(tmp_path, (9, 16, 16)).write_bytes(b"null")
@@ -320,7 +334,7 @@ def test_an_index_that_names_what_no_shard_holds(tmp_path, change):
     if change == "beyond the end":
         row["members"][2]["offset"] = row["shard_bytes"] - 1
     rewrite(part, rows)
-    data = ShardDataset(tmp_path)
+    data = ShardDataset(tmp_path, reuse_memory=reuse_memory)
     with pytest.raises(ArtifactError, match="the index lists sample clip3, which shard .* cannot contain: "):
         data.require_complete()
     data.read("clip1")
