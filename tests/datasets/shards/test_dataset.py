@@ -25,7 +25,6 @@ from steadydancer.datasets.storage.atomic import atomic_write
 from steadydancer.datasets.storage.cache import scratch_dir
 from steadydancer.datasets.storage.s3 import ObjectPath
 
-
 READS = pytest.mark.parametrize("reuse_memory", [False, True])
 
 
