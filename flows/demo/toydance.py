@@ -15,11 +15,12 @@ from ...datasets.storage.atomic import write_json
 from ...datasets.storage.digests import json_digest
 from ...pipelines.common.outcomes import require_usable
 from ...pipelines.render.plan import WORK_FOLDER
+from ...pipelines.runtime.beside import beside
 from .. import tasks
 from ..presets import Run, with_control
-from .beside import beside, render_pairs, train_stage
 from .dancers import PAIRS, WRONG_PAIRS, PairSet
 from .measure import PairFiles, measure_pair
+from .other_jobs import render_pairs, train_stage
 from .results import judged_metrics, more_metrics
 
 Steps = Callable[[str], AbstractContextManager[None]]

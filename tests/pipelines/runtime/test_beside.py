@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from steadydancer import SteadyDancerError
-from steadydancer.flows.demo.beside import beside, train_stage
+from steadydancer.flows.demo.other_jobs import train_stage
 from steadydancer.flows.presets import load
+from steadydancer.pipelines.runtime.beside import beside
 from steadydancer.pipelines.runtime.local_ray import local_ray
 
 

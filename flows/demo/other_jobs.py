@@ -1,37 +1,12 @@
-"""Run jobs of the demo beside others, each in a Ray worker: small networks on one clip use one core."""
+"""Jobs of the demo that run in Ray workers beside others: small networks on one clip use one core."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..presets import Run
-
-T = TypeVar("T")
-
-
-def beside(function: Callable[..., T], *arguments: Any) -> Callable[[], T]:
-    """Start a function in a Ray worker; return a function that waits for its result, or raises its exception.
-
-    Without Ray in this process, the function runs when its result is asked for. It reserves no CPU, so that the workers
-    of other jobs do not wait for it.
-    """
-    import ray
-
-    if not ray.is_initialized():
-        return lambda: function(*arguments)
-    result = ray.remote(num_cpus=0)(function).remote(*arguments)
-
-    def wait() -> T:
-        try:
-            value: T = ray.get(result)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
-        return value
-
-    return wait
 
 
 def train_stage(run: Run, stage: int, latents: Path, base: str, out: Path, from_checkpoint: Path) -> dict[str, Any]:
