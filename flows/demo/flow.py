@@ -68,10 +68,10 @@ def demo_flow(
             )
         if measure:
             records["measured"] = [render_and_score(run, sets[0], out, out, steps, in_process, comparisons)]
-            for pairs in sets[1:]:
-                folder = out / pairs.difficulty
-                comparisons = start_comparisons(run, pairs, folder, out)
-                done = render_and_score(run, pairs, folder, out, steps, in_process, comparisons)
+            for further in sets[1:]:
+                folder = out / further.difficulty
+                comparisons = start_comparisons(run, further, folder, out)
+                done = render_and_score(run, further, folder, out, steps, in_process, comparisons)
                 records["measured"].append(done)
         if compares_stages:
             records["stages"] = compare_stages(run, PairSet(Path(clips).parent), out, steps, in_process)

@@ -142,13 +142,14 @@ def _run(
             make_components(out / "components")
     measured = learned and clips is None
     with steps("make dancers, start Prefect"), ProcessPoolExecutor(1, get_context("spawn")) as other:
-        drawn = other.submit(make_dancers if learned else make_tiny_dancers, out / "dancers") if clips is None else None
+        make = make_dancers if learned else make_tiny_dancers
+        drawn = None if clips else other.submit(make, out / "dancers")
         from .flow import demo_flow  # takes as long as the dancers
 
         prefect.result()
-        clips = clips if drawn is None else drawn.result()
+        videos = drawn.result() if drawn else clips or ""
     measure = ("easy", *(name for name in difficulties if name != "easy")) if measured else ()
-    return demo_flow(run, clips, out, TINY_PAIRS, steps, in_process, measure, measured and compare_stages)
+    return demo_flow(run, videos, out, TINY_PAIRS, steps, in_process, measure, measured and compare_stages)
 
 
 class Steps:
