@@ -8,6 +8,7 @@ from PIL import Image
 
 from steadydancer.models import encoders
 from steadydancer.models.components import tiny_components
+from steadydancer.models.pose_condition import resize_frames
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +133,8 @@ def test_pixels_are_rounded_to_the_nearest_byte_and_cut_at_both_ends() -> None:
 
 def test_drawn_frames_are_shrunk_as_pil_does_it() -> None:
     frames = np.random.default_rng(4).integers(0, 256, (2, 12, 20, 3), dtype=np.uint8)
-    assert encoders.resize_frames(frames, 12, 20) is frames
-    shrunk = encoders.resize_frames(frames, 6, 8)
+    assert resize_frames(frames, 12, 20) is frames
+    shrunk = resize_frames(frames, 6, 8)
     for frame, small in zip(frames, shrunk, strict=True):
         np.testing.assert_array_equal(small, Image.fromarray(frame).resize((8, 6), Image.Resampling.BICUBIC))
 
@@ -151,7 +152,7 @@ def test_resizing_keeps_a_flat_image_and_does_not_antialias() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::8] = 255
     assert encoders.resize_image(stripes, 8, 8).max() == 0
-    assert encoders.resize_frames(stripes[None], 8, 8).min() > 15
+    assert resize_frames(stripes[None], 8, 8).min() > 15
 
 
 def test_image_tokens_see_the_whole_image_whatever_its_aspect(components: dict[str, Any]) -> None:

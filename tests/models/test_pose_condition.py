@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from steadydancer.datasets.skeleton import PoseSequence, draw
-from steadydancer.models import pose_condition
+from steadydancer.models import encoders, pose_condition
 from steadydancer.models.pose_condition import draw_pose_condition, encode_pose_condition, released_aspect
 
 
@@ -83,8 +83,8 @@ def test_the_clip_is_encoded_whole_and_its_first_frame_as_an_image(monkeypatch: 
         asked["image"] = given
         return torch.tensor(2)
 
-    monkeypatch.setattr(pose_condition, "encode_video", encode_video)
-    monkeypatch.setattr(pose_condition, "encode_image", encode_image)
+    monkeypatch.setattr(encoders, "encode_video", encode_video)
+    monkeypatch.setattr(encoders, "encode_image", encode_image)
     assert [int(out) for out in encode_pose_condition(vae, image_encoder, frames, 48, 32)] == [1, 2]  # type: ignore[arg-type]
     assert asked["video"] == (vae, frames, 48, 32)
     assert asked["image"][0] is image_encoder and asked["image"][1].tolist() == [[[0, 1, 2]]]
