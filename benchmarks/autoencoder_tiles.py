@@ -1,4 +1,4 @@
-"""What tiles of the autoencoder cost on ToyDance: PSNR with tiles against without, and of both against the truth.
+"""Measure what tiles of the autoencoder cost on ToyDance: PSNR with tiles against without, and against the truth.
 
 `low_memory` encodes and decodes pictures above 256 px a side in diffusers' tiles of 256 px with 64 of overlap. Dancers
 are drawn at a size that has several tiles; each clip is encoded and decoded whole, then decoded in tiles, then both

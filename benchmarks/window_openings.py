@@ -11,7 +11,7 @@ the video can be wrong. Measured of each render, and of the truth after the auto
 - psnr_by_window: against the truth, dB. The drift of these three is the last window minus the first.
 
 Prints JSON lines, the summary last, with intervals over pairs and paired differences from `reference`, and writes both
-to --work, where a run that is started again goes on. Without --checkpoint, the shipped stage 3 of ToyDance renders.
+to --work, where a second start resumes the run. Without --checkpoint, the shipped stage 3 of ToyDance renders.
 With --random-weights the run is tried, and nothing is said about openings.
 """
 

@@ -94,7 +94,7 @@ def now(device: torch.device | str) -> float:
 
 
 def reset_peak(device: torch.device | str) -> None:
-    """Begin to count the peak memory of a GPU anew, without what is cached."""
+    """Empty the cache of the GPU, and reset its peak memory."""
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -49,7 +49,7 @@ def test_the_list_of_what_is_installed_is_the_lock() -> None:
 
 
 def runtime_lock() -> str:
-    """What the image installs of the lock."""
+    """Return the packages of the lock that the image installs."""
     command = [sys.executable, "-P", INFRA / "runtime_lock.py", ROOT]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 

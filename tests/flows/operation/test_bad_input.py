@@ -1,4 +1,4 @@
-"""What an operator gets wrong is told in one sentence within a minute: what was asked, what answered, what to do."""
+"""Mistakes of an operator: each is told in one sentence within a minute: the request, the answer and the remedy."""
 
 import json
 import os

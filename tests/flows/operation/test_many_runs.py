@@ -49,7 +49,7 @@ def test_twenty_runs_at_once_keep_to_the_limits_and_submit_one_job(trial: Any) -
     for number in (1, 2, 3):
         made = stage.with_name(f"stage{number}")
         steps = [json.loads(line)["step"] for line in (made / "metrics.jsonl").read_text().splitlines()]
-        assert steps == list(range(len(steps)))  # nobody trained beside another
+        assert steps == list(range(len(steps)))  # no two jobs trained in the same folder
         assert set(trial.jobs(made)) == {"SUCCEEDED"}
     said = (server.folder / "server.log").read_text()
     assert "database is locked" not in said and "deadlock" not in said

@@ -50,8 +50,8 @@ def video(velocity: Any, **options: Any) -> Tensor:
 def run_group(num_processes: int, folder: Path, task: Callable[[int], Any]) -> list[Any]:
     """Return what `task(rank)` returns in each process of a group.
 
-    A fork of a process with threads can inherit a lock that nobody releases. A group that stands still is therefore
-    started once more; one that fails or answers otherwise is not.
+    A fork of a process with threads can inherit a lock that nobody releases. A group that hangs is therefore started a
+    second time; one that fails or returns other values is not.
     """
     context = multiprocessing.get_context("fork")
     for attempt in range(2):

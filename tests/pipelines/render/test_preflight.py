@@ -103,7 +103,7 @@ def test_fewer_gpus_than_one_worker_needs_are_told_in_one_sentence(monkeypatch):
 
 @pytest.mark.parametrize("mode", ["exact", "low_memory"])
 def test_a_plan_forecasts_for_a_machine_that_cannot_run_it_and_says_so_once(checkpoint, monkeypatch, tmp_path, mode):
-    """What a GPU would need is what is asked where there is none, or a small one; the run itself begins nothing."""
+    """The forecast is printed without a GPU, or with a small one, and then the refusal; `run` starts nothing."""
     config = RenderConfig(**{**SMALL.model_dump(exclude={"mode", "branch_evaluation"}), "mode": mode})
     given = ([{"id": "a", "image": "a.png", "driving": "a.mp4"}], {"a": checkpoint, "b": checkpoint})
 

@@ -539,7 +539,7 @@ def kill_machine(pid: int) -> None:
 
 
 def test_a_machine_that_is_taken_away(world, tmp_path):
-    """A node is drained as for a preemption, then killed: a state just in time, and Ray goes on without the node."""
+    """A node is drained as for a preemption, then killed: a state is saved in time, and Ray continues without it."""
     run, changes = tmp_path / "run", {"num_workers": 2, "steps": 120}
     with cluster(tmp_path, 4) as (address, env):
         driver = world.command(1, run, "--address", address, env=env, **changes)
@@ -582,7 +582,7 @@ except JobCancelled:
 
 
 def test_a_cancelled_job_of_a_cluster_keeps_its_work(world, tmp_path):
-    """Ray asks the command to stop, and waits for its last step and the state; another job goes on from there."""
+    """Ray asks the command to stop, and waits for its last step and the state; another job resumes from it."""
     run, changes = tmp_path / "run", {"num_workers": 2, "steps": 120}
     with cluster(tmp_path, 2) as (address, env):
         server = re.search(r"job server (http://\S+)", (tmp_path / "cluster.log").read_text())[1]
