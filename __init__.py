@@ -12,7 +12,15 @@ __version__ = "0.1.0"
 
 
 class SteadyDancerError(Exception):
-    """An error that the user can fix. The message states problem and remedy; commands print it and exit with 1."""
+    """An error that the user can fix. The message states problem and remedy; commands print it and exit."""
+
+    exit_status = 1
+
+
+class TemporaryError(SteadyDancerError):
+    """A fault that passes: the same command, run again later, goes on where this one ended."""
+
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def lazy_names(package: str, module_of: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:

@@ -34,7 +34,7 @@ REMEDIES = {
 
 
 def main() -> None:
-    """Run the command line. An error that the user can fix is printed as one message, with exit status 1."""
+    """Run the command line. An error that the user can fix is printed as one message, with exit status 1, or 75."""
     # In the repository's root, our `datasets` would shadow Hugging Face's.
     sys.path[:] = [entry for entry in sys.path if entry not in ("", str(Path(__file__).resolve().parent.parent))]
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -49,7 +49,7 @@ def main() -> None:
         sys.exit(130)
     except SteadyDancerError as error:
         click.echo(without_controls(f"steadydancer: {error}"), err=True)
-        sys.exit(1)
+        sys.exit(error.exit_status)
     except OSError as error:
         message = f"{error.strerror or error}: {error.filename or 'the run folder'}"
         remedy = REMEDIES.get(error.errno or 0)
@@ -62,7 +62,8 @@ def main() -> None:
 def cli() -> None:
     """Curate, cache, train, render and evaluate: animate a person from an image and a driving video.
 
-    Run an interrupted command again to resume it. A finished command reports that there is nothing to do.
+    Run an interrupted command again to resume it. A finished command reports that there is nothing to do. Exit status
+    75: ended by a fault that passes, such as a store that does not answer; the same command goes on later.
     """
 
 

@@ -21,6 +21,7 @@ from ..datasets.shards.dataset import require_settings
 from ..datasets.storage import Location, state_folder
 from ..datasets.storage.atomic import write_json
 from ..datasets.storage.digests import json_digest
+from ..datasets.storage.requests import StoreUnavailableError
 from ..pipelines.cache import job as cache_job
 from ..pipelines.cache.config import CacheConfig
 from ..pipelines.common.older_versions import absent_fields
@@ -30,6 +31,7 @@ from ..pipelines.evaluate.imported import ScoreFile
 from ..pipelines.evaluate.sources import Source
 from ..pipelines.render import job as render_job
 from ..pipelines.runtime.job_server import JobUnknown
+from ..pipelines.runtime.packets import JobInterrupted
 from ..pipelines.runtime.runner import Engine
 from ..pipelines.runtime.submit import JobFailed, Order, submit_job
 from ..pipelines.train import job as train_job
@@ -43,11 +45,13 @@ _ran: set[str] = set()  # flow runs for which this process has seen a job to its
 
 
 def _may_pass(task: Any, task_run: Any, state: Any) -> bool:
-    """Return whether a failed task is tried again: its job was lost or stopped, not refused."""
+    """Return whether a failed task is tried again: its job was lost or stopped, not refused, or the store is away."""
     try:
         state.result()
+    except (JobUnknown, JobInterrupted, StoreUnavailableError):
+        return True
     except Exception as error:
-        return isinstance(error, JobUnknown) or (isinstance(error, JobFailed) and error.is_temporary)
+        return isinstance(error, JobFailed) and error.is_temporary
     return False
 
 

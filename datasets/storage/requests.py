@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from ... import SteadyDancerError
+from ... import SteadyDancerError, TemporaryError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -40,8 +40,12 @@ class StorageError(SteadyDancerError, OSError):
         return f"{self.filename}: {self.strerror}"
 
 
-class StoreBusyError(StorageError):
-    """The store is overloaded or failing; the same request may succeed later."""
+class StoreUnavailableError(StorageError, TemporaryError):
+    """The store cannot be reached, is overloaded or failing; the same request may succeed later."""
+
+
+class StoreBusyError(StoreUnavailableError):
+    """The store answered that it is overloaded or failing."""
 
 
 class Place(Protocol):
@@ -99,6 +103,7 @@ def _as_storage_error(path: Place, message: str) -> StorageError:
         kind = StoreBusyError
         words = f"{where} is overloaded or failing ({status or code}): run the same command later to resume"
     elif code == "NETWORK_CONNECTION":
+        kind = StoreUnavailableError
         words = f"{where} cannot be reached: check AWS_ENDPOINT_URL and the network; run the same command to resume"
     else:
         words = f"{where} rejected the request ({code}{f', HTTP {status}' if status else ''})"

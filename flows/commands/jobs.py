@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -118,10 +117,8 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
     If interrupted, run the same command again to resume. SIGTERM stops after the current step, with exit status 75;
     the loss of a worker has the same status.
     """
-    from ...pipelines.runtime.job_order import RETRY_CODE
     from ...pipelines.train import job
     from ...pipelines.train.preflight.table import table
-    from ...pipelines.train.resume.stop import TrainingStopped, WorkerLost
     from .. import presets
 
     run = presets.change(presets.load(preset), f"stage{stage}", steps=steps, seed=seed, num_workers=num_workers,
@@ -141,12 +138,8 @@ def train(latents: Location, stage: int, base: str | None, from_checkpoint: Loca
         if refusals := plan.get("refusals"):  # printed after the table that explains them
             raise SteadyDancerError("\n".join(refusals))
         return
-    try:
-        waits = run.cluster.wait_for_nodes_s
-        record = job.run(run.stage(stage), **inputs, address=address, fork=fork, wait_for_nodes_s=waits)
-    except (TrainingStopped, WorkerLost) as stopped:
-        click.echo(f"steadydancer: {stopped}", err=True)
-        sys.exit(RETRY_CODE)
+    waits = run.cluster.wait_for_nodes_s
+    record = job.run(run.stage(stage), **inputs, address=address, fork=fork, wait_for_nodes_s=waits)
     if record.get("already_finished"):
         click.echo("this run is already finished; pass a larger --steps to continue it")
     click.echo(f"{out / 'checkpoint'}: stage {stage}, {record['steps']} steps, "

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-RETRY_CODE = 75  # EX_TEMPFAIL of sysexits.h: the command ended early, and goes on if it is run again
 ARTIFACT, ARGUMENTS, RUN = "steadydancer.artifact", "steadydancer.arguments", "steadydancer.run"
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from ... import SteadyDancerError
+from ... import SteadyDancerError, TemporaryError
 from ...datasets.artifact import Packet
 from ...datasets.schema import Row, from_ipc, to_ipc
 from .stage import Stage, run_stages, stage_fault
@@ -48,6 +48,10 @@ class Job:
 
 class JobStopped(SteadyDancerError):
     """A job ended early; the message gives the cause and the remedy."""
+
+
+class JobInterrupted(TemporaryError, JobStopped):
+    """A job ended early by a fault that passes: a store that does not answer."""
 
 
 def item_of(job: Job, packet: Packet) -> Item:

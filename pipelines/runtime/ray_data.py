@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ... import SteadyDancerError
+from ... import SteadyDancerError, TemporaryError
 from ...datasets.artifact import Packet
+from ...datasets.storage.requests import StorageError, StoreUnavailableError
 from .packets import Item, Job, JobStopped, PacketWorker, Parts, item_of
 from .pools import has_pools, make_pools
 from .stage import StageFault
@@ -37,22 +38,23 @@ class RayPacketWorker(PacketWorker):
             return {**item, "rows": b"", "fault": self.fault}
 
 
+# An error is restored as the first of these that it is.
+_KINDS: dict[str, Callable[..., Exception]] = {
+    kind.__name__: kind
+    for kind in (StageFault, StoreUnavailableError, StorageError, OSError, TemporaryError, SteadyDancerError)
+}
+
+
 def _serialise_error(error: Exception) -> str:
-    if isinstance(error, StageFault):
-        return json.dumps(["StageFault", *error.args])
+    kind = next(name for name, kind in _KINDS.items() if isinstance(error, kind))  # type: ignore[arg-type]
     if isinstance(error, OSError):
-        return json.dumps(["OSError", error.errno, error.strerror or str(error), error.filename], default=str)
-    return json.dumps(["SteadyDancerError", str(error)])
+        return json.dumps([kind, error.errno, error.strerror or str(error), error.filename], default=str)
+    return json.dumps([kind, *(error.args if isinstance(error, StageFault) else [str(error)])])
 
 
 def _restore_error(words: str) -> Exception:
     kind, *arguments = json.loads(words)
-    kinds: dict[str, Callable[..., Exception]] = {
-        "StageFault": StageFault,
-        "OSError": OSError,
-        "SteadyDancerError": SteadyDancerError,
-    }
-    return kinds[kind](*arguments)
+    return _KINDS[kind](*arguments)
 
 
 def ray_results(job: Job, artifact: Parts, packets: list[Packet]) -> Iterator[Item]:

@@ -18,13 +18,14 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from ... import TemporaryError
 from ...datasets.artifact import Packet
 from .config import ClusterConfig
 from .nodes import NodesMissing, NodeUnfit, require_package, watch_nodes
 from .packets import Item as Item
 from .packets import Job as Job
+from .packets import JobInterrupted, PacketWorker, Parts, item_of
 from .packets import JobStopped as JobStopped
-from .packets import PacketWorker, Parts, item_of
 from .pools import needed_gpus, needed_workers
 from .stage import StageFault
 
@@ -132,9 +133,11 @@ def _readable_faults(job: Job, engine: Engine) -> Iterator[None]:
     except (NodesMissing, NodeUnfit) as error:
         raise JobStopped(str(error)) from error
     except OSError as error:
-        raise JobStopped(
+        passes = isinstance(error, TemporaryError)
+        remedy = "" if passes else "free disk space or fix the path, then "
+        raise (JobInterrupted if passes else JobStopped)(
             f"{job.name} stopped: {error.strerror or error} ({error.filename or engine.state_dir})\n"
-            "Finished packets are kept; free disk space or fix the path, then run the same command again to resume."
+            f"Finished packets are kept; {remedy}run the same command again to resume."
         ) from error
     except StageFault as error:
         log = engine.state_dir / "faults" / f"{error.stage}-{error.row_id.split()[0]}.log"

@@ -9,10 +9,10 @@ import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ... import SteadyDancerError
+from ... import SteadyDancerError, TemporaryError
 from .job_follow import follow
 from .job_log import JobLog
-from .job_order import ARGUMENTS, RETRY_CODE, RUN
+from .job_order import ARGUMENTS, RUN
 from .job_order import Order as Order
 from .job_server import CONNECT_S, FOLLOW_S, JobServer, JobServerError
 
@@ -26,7 +26,7 @@ class JobFailed(SteadyDancerError):
     """A job failed or was stopped; the message begins with the reason.
 
     Attributes:
-        is_temporary: whether the same command may go on: it was killed, or lost a worker or its node.
+        is_temporary: whether the same command may go on: it was killed, lost a worker or its node, or said so.
     """
 
     def __init__(self, message: str, is_temporary: bool = False) -> None:
@@ -180,6 +180,5 @@ def _failure(job: "JobDetails", submission_id: str, address: str, log: JobLog) -
     else:
         reason = log.reason() or message[:300]
     is_lost = (job.error_type or "").startswith("JOB_SUPERVISOR")  # with the node that ran the command
-    return JobFailed(
-        f"{reason}\n({submission_id} {job.status.value} on {address})", is_lost or killed_by > 0 or code == RETRY_CODE
-    )
+    passes = is_lost or killed_by > 0 or code == TemporaryError.exit_status
+    return JobFailed(f"{reason}\n({submission_id} {job.status.value} on {address})", passes)

@@ -224,10 +224,11 @@ def serve(server: Server) -> Iterator[Server]:
 
 @dataclass(frozen=True)
 class Nodes:
-    """A Ray cluster of three nodes of one core each on this machine."""
+    """A Ray cluster of three nodes on this machine; `pid` is the process that started them."""
 
     address: str
     token: Path
+    pid: int
 
     @property
     def env(self) -> dict[str, str]:
@@ -241,20 +242,20 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def nodes(folder: Path, command: Path | None = None) -> Iterator[Nodes]:
-    """Three nodes whose jobs run `steadydancer`, or the given command of that name."""
+def nodes(folder: Path, command: Path | None = None, cpus: int = 1) -> Iterator[Nodes]:
+    """Three nodes of some cores each, whose jobs run `steadydancer`, or the given command of that name."""
     env = own_environment(folder, 1)
     if command is not None:
         env["PATH"] = f"{command.parent}{os.pathsep}{env['PATH']}"
     script = ROOT / "infra" / "ray" / "local_cluster.py"
-    process = subprocess.Popen([sys.executable, script, "--nodes", "3", "--state", folder / "ray"],
-                               env=env, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    words = ["--nodes", "3", "--cpus-per-node", str(cpus), "--state", folder / "ray"]
+    process = subprocess.Popen([sys.executable, script, *words], env=env, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         process.stdout.readline()
         address = re.search(r"job server (http://\S+)", process.stdout.readline())
         assert address
-        yield Nodes(address[1], folder / "ray" / "token")
+        yield Nodes(address[1], folder / "ray" / "token", process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=120)
@@ -268,6 +269,6 @@ def cluster(tmp_path: Path) -> Iterator[Nodes]:
 
 
 @pytest.fixture(scope="session")
-def cluster_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Any]:
-    """Start three nodes whose command `steadydancer` is a given script."""
-    return lambda command: nodes(tmp_path_factory.mktemp("nodes"), command)
+def cluster_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Start three nodes, of as many cores as asked for, whose command `steadydancer` may be a given script."""
+    return lambda *arguments, **options: nodes(tmp_path_factory.mktemp("nodes"), *arguments, **options)

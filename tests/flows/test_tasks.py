@@ -20,6 +20,7 @@ from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.shards import dataset as shards
 from steadydancer.datasets.storage import location
 from steadydancer.datasets.storage.atomic import write_json
+from steadydancer.datasets.storage.requests import StorageError, StoreUnavailableError
 from steadydancer.flows import tasks
 from steadydancer.flows.cli import cli
 from steadydancer.flows.presets import Run, change, load, tiny, tiny_cluster
@@ -32,6 +33,7 @@ from steadydancer.pipelines.evaluate.imported import ScoreFile
 from steadydancer.pipelines.evaluate.sources import Source
 from steadydancer.pipelines.render import job as render_job
 from steadydancer.pipelines.runtime.job_server import JobUnknown
+from steadydancer.pipelines.runtime.packets import JobInterrupted
 from steadydancer.pipelines.runtime.submit import JobFailed, Order
 from steadydancer.pipelines.train import job as train_job
 
@@ -279,6 +281,9 @@ def test_a_training_without_workers_is_not_sent_to_a_cluster(submitted: Submitte
         (JobFailed("killed", is_temporary=True), True),
         (JobFailed("refused"), False),
         (JobUnknown("gone"), True),
+        (JobInterrupted("the store does not answer"), True),
+        (StoreUnavailableError(5, "cannot be reached", "s3://bucket/x"), True),
+        (StorageError(5, "access denied", "s3://bucket/x"), False),
         (SteadyDancerError("wrong"), False),
     ],
 )

@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .... import SteadyDancerError
+from .... import TemporaryError
 from ..config import TrainConfig
 
 if TYPE_CHECKING:
     from ..engine import ProcessGroup
 
 
-class TrainingStopped(SteadyDancerError):
+class TrainingStopped(TemporaryError):
     """A run stopped on request, after a complete step and with its training state on disk."""
 
 
-class WorkerLost(SteadyDancerError):
+class WorkerLost(TemporaryError):
     """A worker died (killed, out of memory, machine lost), and `max_restarts` did not allow another restart."""
 
 

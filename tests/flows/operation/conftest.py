@@ -103,10 +103,11 @@ class Trial:
         found = [job for job in self.cluster.jobs().values() if job["metadata"].get("steadydancer.artifact") == made]
         return [job["status"] for job in sorted(found, key=lambda job: job["start_time"])]
 
-    def flow_processes(self, worker: subprocess.Popen[bytes]) -> list[int]:
+    def descendants(self, root: int) -> list[int]:
+        """Ids of the processes that a process started, and those that they started."""
         listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
         pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
-        found, new = set[int](), {worker.pid}
+        found, new = set[int](), {root}
         while new:
             new = {pid for pid, parent in pairs if parent in new} - found
             found |= new
@@ -114,7 +115,7 @@ class Trial:
 
     def lose(self, worker: subprocess.Popen[bytes]) -> None:
         """Kill a worker and the processes of its flows, as their machine's end does."""
-        for process in (*self.flow_processes(worker), worker.pid):
+        for process in (*self.descendants(worker.pid), worker.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
@@ -124,7 +125,7 @@ class Trial:
 
 
 @pytest.fixture(scope="package")
-def fake_cluster(cluster_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def cluster_on_trial(cluster_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     command = tmp_path_factory.mktemp("bin") / "steadydancer"
     command.write_text(COMMAND)
     command.chmod(0o755)
@@ -133,8 +134,8 @@ def fake_cluster(cluster_of: Any, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture(scope="module")
-def trial_in(server: Any, fake_cluster: Any) -> Callable[[Path], Trial]:
-    return lambda folder: Trial(server, fake_cluster, folder)
+def trial_in(server: Any, cluster_on_trial: Any) -> Callable[[Path], Trial]:
+    return lambda folder: Trial(server, cluster_on_trial, folder)
 
 
 @pytest.fixture
@@ -147,8 +148,8 @@ def trial(trial_in: Callable[[Path], Trial], tmp_path: Path) -> Iterator[Trial]:
 
 
 @pytest.fixture
-def proxy(fake_cluster: Any) -> "Iterator[Proxy]":
-    host, _, port = fake_cluster.address.removeprefix("http://").partition(":")
+def proxy(cluster_on_trial: Any) -> "Iterator[Proxy]":
+    host, _, port = cluster_on_trial.address.removeprefix("http://").partition(":")
     with Proxy(host, int(port)) as between:
         yield between
 

@@ -94,17 +94,17 @@ def test_a_store_that_denies_a_write_is_told(trial: Any, bucket: str) -> None:
     assert re.search(rf"{bucket}/run.*{endpoint} denies access .*check AWS_ACCESS_KEY_ID", message.splitlines()[0])
 
 
-def test_a_node_without_the_package_is_told(fake_cluster: Any, tmp_path: Path) -> None:
+def test_a_node_without_the_package_is_told(cluster_on_trial: Any, tmp_path: Path) -> None:
     """A fourth node, whose Python has every library but this project, joins; a job that comes then names it."""
     bare = tmp_path / "bare"
     uv = Path(sys.executable).with_name("uv")
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, bare], check=True)
     (folder,) = bare.glob("lib/python*/site-packages")
     (folder / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")  # not what its own .pth files add
-    state = fake_cluster.token.parent
+    state = cluster_on_trial.token.parent
     address = (state / "ray" / "ray_current_cluster").read_text().strip()
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))}
-    env |= fake_cluster.env | {"RAY_TMPDIR": str(state), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONSAFEPATH": "1"}
+    env |= cluster_on_trial.env | {"RAY_TMPDIR": str(state), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONSAFEPATH": "1"}
     start = "from ray.scripts.scripts import main; main()"
     words = ["start", "--address", address, "--num-cpus", "1", "--object-store-memory", str(256 << 20), "--block"]
     make_toy_clips(tmp_path / "clips", num_good=1)

@@ -17,7 +17,9 @@ import pytest
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import Artifact, plan_packets
 from steadydancer.datasets.schema import Row, to_table
+from steadydancer.datasets.storage.requests import StorageError, StoreUnavailableError
 from steadydancer.pipelines.runtime import ray_data, runner
+from steadydancer.pipelines.runtime.packets import JobInterrupted
 from steadydancer.pipelines.runtime.runner import SECONDS_BETWEEN_LINES, Engine, Job, JobStopped, progress, run_packets
 from steadydancer.pipelines.runtime.stage import BadClip, Stage
 
@@ -56,6 +58,10 @@ def measure(row: Row, config: dict[str, Any], tools: int) -> Row:
         raise ZeroDivisionError("a fault\nof two lines")
     if action == "full":
         raise OSError(errno.ENOSPC, "No space left on device", "/full/disk")
+    if action == "store away":
+        raise StoreUnavailableError(errno.EIO, "cannot be reached", "s3://bucket/x")
+    if action == "store denies":
+        raise StorageError(errno.EIO, "access denied", "s3://bucket/x")
     if action == "die" or (action == "die once" and not os.path.exists(config["marker"])):  # noqa: PTH110
         with open(config["marker"], "w"):  # noqa: PTH123 - nothing of this file's imports is needed there
             pass
@@ -147,6 +153,16 @@ def test_a_fault_is_told_in_few_lines_and_the_same_command_goes_on(
 def test_a_full_disk_is_a_sentence(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(JobStopped, match=r"^trial stopped: No space left on device \(/full/disk\)\n.*free disk space"):
         run(tmp_path / "out", {"clip3": "full"}, engine)
+
+
+@in_process_or_ray
+def test_a_store_that_does_not_answer_is_a_fault_that_passes(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(JobInterrupted, match=r"^trial stopped: cannot be reached \(s3://bucket/x\)\nFinished") as ended:
+        run(tmp_path / "out", {"clip3": "store away"}, engine)
+    assert ended.value.exit_status == 75
+    with pytest.raises(JobStopped, match=r"^trial stopped: access denied") as refused:
+        run(tmp_path / "other", {"clip3": "store denies"}, engine)
+    assert refused.value.exit_status == 1
 
 
 @in_process_or_ray
