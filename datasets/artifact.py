@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .. import SteadyDancerError
+from .. import SteadyDancerError, TemporaryError
 from .rules import other_rules, other_settings
 from .storage import Location, location, relative
 from .storage.atomic import atomic_write, begin_folder, write_json
@@ -34,6 +34,10 @@ VERDICTS = ("ok", "rejected", "quarantined")
 
 class ArtifactError(SteadyDancerError):
     """A folder cannot be used as requested; the message gives the cause and the remedy."""
+
+
+class ArtifactInUseError(TemporaryError, ArtifactError):
+    """Another run is using the folder. One that was killed counts as alive for a while, on a store."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def exclusive(folder: str | os.PathLike[str] | ObjectPath) -> Iterator[Location]
     """Lock a folder for one run; the lock is also released when the process is killed (see `storage.lease`).
 
     Raises:
-        ArtifactError: another run is using the folder, or it is a file.
+        ArtifactInUseError: another run is using the folder.
+        ArtifactError: it is a file.
     """
     folder = location(folder)
     if blocking_file(folder) == folder:
@@ -65,7 +70,7 @@ def exclusive(folder: str | os.PathLike[str] | ObjectPath) -> Iterator[Location]
         with folder_lock(folder):
             yield folder
     except FolderInUseError as error:
-        raise ArtifactError(str(error)) from None
+        raise ArtifactInUseError(str(error)) from None
 
 
 class Artifact:

@@ -254,7 +254,7 @@ def test_two_runs_on_one_folder(call: Any, preset: Path, dancers: Path) -> None:
     words = ("curate", "--clips", dancers / "clips", "--out", "o", "--preset", preset, "--in-process")
     with exclusive("o"):
         answer = call(*words)
-    assert answer.code == 1 and f"o is in use by another run (process {os.getpid()})" in answer.err
+    assert answer.code == 75 and f"o is in use by another run (process {os.getpid()})" in answer.err
     assert not Path("o/clips").exists()
 
 

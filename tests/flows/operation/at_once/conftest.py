@@ -1,6 +1,7 @@
 """An S3 server, three orders that run at once, and an operator who starts again what ended before its time."""
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -9,12 +10,12 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow.fs import S3FileSystem
 
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.storage import location
@@ -24,26 +25,34 @@ from steadydancer.datasets.storage.requests import filesystem, upload_filesystem
 from steadydancer.datasets.toydance import make_toy_clips, make_toy_pairs
 from steadydancer.flows import presets
 
+WRITER, SECRET = "lab", "a secret of this test"
 OUTAGE_S = 20.0
 STEPS, EVERY = 40, 5
 JOB = r"steadydancer (curate|cache|train|render|evaluate) "  # the command of a job
-RAY_WORKER = r"^ray::(?!IDLE)"
+RAY_WORKER = r"^ray::(?!IDLE|\w+Agent)"
+NODE = r"/raylet/raylet (?!.*--head)"  # its node is lost with it
 Orders = dict[str, dict[str, Any]]
 
 
 class Store:
     """A real S3 server on the loopback (SeaweedFS), whose files outlive its process."""
 
+    reader = "guest"  # the access key of somebody who may not write
+
     def __init__(self, program: str, folder: Path) -> None:
         folder.mkdir()
-        self.log = folder.with_suffix(".log")
-        names = ("s3.port", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port",
-                 "filer.port.grpc")  # fmt: skip
+        self.log, identities = folder.with_suffix(".log"), folder.with_suffix(".json")
+        identities.write_text(json.dumps({"identities": [
+            {"name": name, "credentials": [{"accessKey": name, "secretKey": SECRET}], "actions": actions}
+            for name, actions in {WRITER: ["Admin"], self.reader: ["Read", "List"]}.items()
+        ]}))  # fmt: skip
+        names = [f"{part}.port{kind}" for part in ("s3", "master", "volume", "filer") for kind in ("", ".grpc")]
         ports = free_ports(len(names))
         self.endpoint = f"http://127.0.0.1:{ports[0]}"
         chosen = [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
         self.command = [program, "server", "-s3", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-                        "-volume.max=0", *chosen]  # fmt: skip
+                        "-volume.max=0", "-s3.port.iceberg=0", "-s3.port.lance=0",
+                        f"-s3.config={identities}", *chosen]  # fmt: skip
 
     def begin(self) -> None:
         with self.log.open("ab") as out:
@@ -55,7 +64,8 @@ class Store:
 
     def answers(self) -> bool:
         with contextlib.suppress(OSError):
-            return bool(urllib.request.urlopen(self.endpoint, timeout=2).status == 200)
+            socket.create_connection(("127.0.0.1", int(self.endpoint.rpartition(":")[2])), timeout=2).close()
+            return True
         return False
 
     def end(self) -> None:
@@ -79,12 +89,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     store.begin()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ENDPOINT_URL", store.endpoint)
-        environment.setenv("AWS_ACCESS_KEY_ID", "any")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "any")
+        environment.setenv("AWS_ACCESS_KEY_ID", WRITER)
+        environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
         filesystem.cache_clear()
         upload_filesystem.cache_clear()
-        urllib.request.urlopen(urllib.request.Request(f"{store.endpoint}/lab", method="PUT")).close()
+        S3FileSystem(endpoint_override=store.endpoint, allow_bucket_creation=True).create_dir("lab")
         yield store
     store.end()
 
@@ -192,6 +202,9 @@ class Faults:
 
     def kill_a_ray_worker(self) -> str:
         return self._kill("Ray worker", self.trial.descendants(self.trial.cluster.pid), RAY_WORKER)
+
+    def lose_a_node(self) -> str:
+        return self._kill("node", self.trial.descendants(self.trial.cluster.pid), NODE)
 
     def stop_the_store(self) -> str:
         self.store.end()

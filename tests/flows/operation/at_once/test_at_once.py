@@ -6,6 +6,7 @@ the faults and their moments.
 
 import os
 import random
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -26,8 +27,8 @@ PAUSE_S = (3.0, 12.0)  # between two faults
 ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
 FAULTS = (
     "kill_a_job", "kill_a_ray_worker", "stop_the_store", "cancel_a_run", "kill_a_flow", "cut_the_connection",
-    "kill_the_worker", "delete_an_artifact", "kill_the_server", "lose_the_worker_machine", "kill_a_ray_worker",
-    "cancel_a_run",
+    "kill_the_worker", "delete_an_artifact", "kill_the_server", "lose_the_worker_machine", "lose_a_node",
+    "kill_a_ray_worker", "cancel_a_run",
 )  # fmt: skip
 
 
@@ -53,6 +54,19 @@ def test_the_same_comes_out_whatever_fails(
     assert_no_orphans(trial)
 
 
+def test_a_store_that_denies_a_write_is_told(store: Any, orders: Callable[[str], Any], trial: Any) -> None:
+    deployment, given = next(iter(orders("denied").items()))
+    env = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    trial.start_worker(**env | {"AWS_ACCESS_KEY_ID": store.reader})
+    run = trial.server.run(deployment, cluster=trial.cluster.address, **given)
+    ended = trial.wait(lambda: trial.server.ended(run), 200)
+    message = ended["state"]["message"]
+    assert ended["state_name"] == "Failed" and ended["total_run_time"] < 60 and len(message) <= 500
+    assert re.search(rf"s3://lab/denied.*{store.endpoint} denies access .*check AWS_ACC", message.splitlines()[0]), (
+        message
+    )
+
+
 def results(orders: dict[str, Any]) -> dict[str, Any]:
     """What must not depend on faults: rows, samples, weights to the bit, videos to the byte, scores."""
     curation, training, rendering = (location(given["out"]) for given in orders.values())
@@ -61,7 +75,7 @@ def results(orders: dict[str, Any]) -> dict[str, Any]:
                for n in (1, 2, 3)}  # fmt: skip
     return {
         "clips": rows(curation / "clips"),
-        "latents": {key: {name: bytes(part) for name, part in samples.read(key).items()} for key in samples.keys},
+        "latents": {key: {name: plain(part) for name, part in samples.read(key).items()} for key in samples.keys},
         "weights": {(n, name): digest(tensor) for n, part in weights.items() for name, tensor in part.items()},
         "steps": [len((training / f"stage{n}/metrics.jsonl").read_text().splitlines()) for n in (1, 2, 3)],
         "renders": {file.name: file.read_bytes() for file in sorted((rendering / "renders").glob("*.mp4"))},
@@ -80,6 +94,10 @@ def rows(folder: Any) -> list[dict[str, Any]]:
         for row in Artifact(folder).read().to_pylist()
     ]
     return sorted(found, key=repr)
+
+
+def plain(part: Any) -> Any:
+    return bytes(part) if isinstance(part, memoryview) else part
 
 
 def digest(tensor: torch.Tensor) -> int:
