@@ -18,10 +18,9 @@ from ..datasets.artifact_lookup import find_artifact
 from ..datasets.benchmarks import read_benchmark
 from ..datasets.schema import Row
 from ..datasets.shards.dataset import require_settings
-from ..datasets.storage import Location, state_folder
+from ..datasets.storage import Location, StoreUnavailableError, state_folder
 from ..datasets.storage.atomic import write_json
 from ..datasets.storage.digests import json_digest
-from ..datasets.storage.requests import StoreUnavailableError
 from ..pipelines.cache import job as cache_job
 from ..pipelines.cache.config import CacheConfig
 from ..pipelines.common.older_versions import absent_fields

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
         state_folder,
         working_folder,
     )
+    from .requests import StoreUnavailableError
 
 __all__ = [
     "Location",
     "ObjectPath",
     "StorageError",
+    "StoreUnavailableError",
     "format_location",
     "is_address",
     "join",
@@ -44,5 +46,11 @@ __all__ = [
 ]
 
 __getattr__, __dir__ = lazy_names(
-    __name__, {**dict.fromkeys(__all__, "locations"), "total_bytes": "files", "local_copy": ".local_copies"}
+    __name__,
+    {
+        **dict.fromkeys(__all__, "locations"),
+        "StoreUnavailableError": "requests",
+        "total_bytes": "files",
+        "local_copy": ".local_copies",
+    },
 )

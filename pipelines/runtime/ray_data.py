@@ -8,7 +8,7 @@ from typing import Any
 
 from ... import SteadyDancerError, TemporaryError
 from ...datasets.artifact import Packet
-from ...datasets.storage.requests import StorageError, StoreUnavailableError
+from ...datasets.storage import StorageError, StoreUnavailableError
 from .packets import Item, Job, JobStopped, PacketWorker, Parts, item_of
 from .pools import has_pools, make_pools
 from .stage import StageFault

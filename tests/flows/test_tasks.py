@@ -18,9 +18,8 @@ from steadydancer import SteadyDancerError
 from steadydancer.datasets import artifact_lookup
 from steadydancer.datasets.artifact import Artifact
 from steadydancer.datasets.shards import dataset as shards
-from steadydancer.datasets.storage import location
+from steadydancer.datasets.storage import StorageError, StoreUnavailableError, location
 from steadydancer.datasets.storage.atomic import write_json
-from steadydancer.datasets.storage.requests import StorageError, StoreUnavailableError
 from steadydancer.flows import tasks
 from steadydancer.flows.cli import cli
 from steadydancer.flows.presets import Run, change, load, tiny, tiny_cluster

@@ -17,7 +17,7 @@ import pytest
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import Artifact, plan_packets
 from steadydancer.datasets.schema import Row, to_table
-from steadydancer.datasets.storage.requests import StorageError, StoreUnavailableError
+from steadydancer.datasets.storage import StorageError, StoreUnavailableError
 from steadydancer.pipelines.runtime import ray_data, runner
 from steadydancer.pipelines.runtime.packets import JobInterrupted
 from steadydancer.pipelines.runtime.runner import SECONDS_BETWEEN_LINES, Engine, Job, JobStopped, progress, run_packets
