@@ -56,7 +56,9 @@ class Store:
 
     def begin(self) -> None:
         with self.log.open("ab") as out:
-            self.process = subprocess.Popen(self.command, stdout=out, stderr=out, cwd=self.log.parent)
+            self.process = subprocess.Popen(
+                self.command, env={**os.environ, "TMPDIR": str(self.log.parent)}, stdout=out, stderr=out
+            )
         deadline = time.monotonic() + 60
         while not self.answers():
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()[-3000:]
@@ -234,21 +236,20 @@ class Faults:
 
     def delete_an_artifact(self) -> str:
         """A run that had ended is retried; one that runs finds out by itself, or is retried at its end."""
-        outs = {name: location(given["out"]) for name, given in self.operator.orders.items()}
-        finished = [
-            (name, place)
-            for name, out in outs.items()
-            for part in ("clips", "latents", "stage1/checkpoint", "stage2/checkpoint", "renders")
-            if Artifact(place := out / part).committed
-        ]
-        if not finished:
-            return "no artifact to delete"
-        name, place = self.draw.choice(finished)
+        name, place = self.draw.choice(self.trial.wait(self._finished, 900))
         ended = self.operator.state(name)["state_type"] == "COMPLETED"
         remove_folder(place, "run.json")
         if ended:
             self.trial.server.prefect("flow-run", "retry", self.operator.runs[name][-1])
         return f"{place} deleted"
+
+    def _finished(self) -> list[tuple[str, Any]]:
+        """Deployments and artifacts of theirs that are there."""
+        self.operator.look()
+        outs = {name: location(given["out"]) for name, given in self.operator.orders.items()}
+        parts = ("clips", "latents", "stage1/checkpoint", "stage2/checkpoint", "renders")
+        found = [(name, out / part) for name, out in outs.items() for part in parts]
+        return [(name, place) for name, place in found if Artifact(place).committed]
 
     def _kill(self, what: str, pids: list[int], pattern: str) -> str:
         lines = {pid: line for pid in pids if re.search(pattern, line := command_line(pid))}
