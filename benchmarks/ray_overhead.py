@@ -1,4 +1,4 @@
-"""Overhead of Ray: the packets of a curation on Ray Data, compared with a plain pool of two processes.
+"""Overhead of Ray: the packets of a curation on a private Ray, compared with a plain pool of two processes.
 
 Each side curates the same small procedural clips (500 by default) in each round. Prints one JSON line of medians: CPU
 seconds of this process and its descendants, and wall seconds, both from the first finished packet to the last. Start-up

@@ -1,1 +1,1 @@
-"""Jobs: packets of rows through stages on Ray Data, training on Ray Train and DeepSpeed."""
+"""Jobs: packets of rows through stages on Ray, training on Ray Train and DeepSpeed."""

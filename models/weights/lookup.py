@@ -177,10 +177,11 @@ def _read_member(archive: Path, member: str) -> bytes:
 def _cached_snapshots(row: Weight) -> list[Path]:
     if row.hub_id is None:
         return []
-    from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.file_download import repo_folder_name
+    # Not by `file_download.repo_folder_name`: its module imports an HTTP client, a tenth of a worker's start-up.
+    from huggingface_hub.constants import HF_HUB_CACHE, REPO_ID_SEPARATOR
 
-    snapshots = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=row.hub_id, repo_type="model") / "snapshots"
+    folder = REPO_ID_SEPARATOR.join(["models", *row.hub_id.split("/")])
+    snapshots = Path(HF_HUB_CACHE) / folder / "snapshots"
     return sorted(snapshots.iterdir()) if snapshots.is_dir() else []
 
 

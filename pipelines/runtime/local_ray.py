@@ -58,7 +58,7 @@ def local_ray(state_dir: Path, address: str | None = None) -> Iterator[None]:
             return
         options: dict[str, Any] = {
             "namespace": "steadydancer",
-            "job_config": _job_config(),
+            "job_config": _job_config(address),
             "log_to_driver": False,
             "logging_level": logging.ERROR,
         }
@@ -87,7 +87,7 @@ def local_ray(state_dir: Path, address: str | None = None) -> Iterator[None]:
             ray.shutdown()
 
 
-def _job_config() -> Any:
+def _job_config(address: str | None) -> Any:
     """Return a job configuration that keeps the driver's working folder off the workers' import path.
 
     Ray puts it first in spite of PYTHONSAFEPATH, unless the job claims to have an uploaded working folder.
@@ -98,9 +98,10 @@ def _job_config() -> Any:
         def _runtime_env_has_working_dir(self) -> bool:
             return True
 
-    # A submitted job already has these variables, and Ray rejects a variable that is set twice.
-    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    return SafePathJobConfig(runtime_env={} if submitted else {"env_vars": {"PYTHONSAFEPATH": "1"}})
+    # The workers of a private Ray inherit this process's variables; with variables of the job's own, Ray could not use
+    # those that it starts in advance. A submitted job already has them, and Ray rejects a variable that is set twice.
+    has_variables = address is None or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return SafePathJobConfig(runtime_env={} if has_variables else {"env_vars": {"PYTHONSAFEPATH": "1"}})
 
 
 @contextmanager

@@ -1,17 +1,14 @@
 """Packets on Ray Data: blocks of packets, workers as actors, and retries when a worker dies."""
 
-import json
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ... import SteadyDancerError, TemporaryError
 from ...datasets.artifact import Packet
-from ...datasets.storage import StorageError, StoreUnavailableError
-from .packets import Item, Job, JobStopped, PacketWorker, Parts, item_of
+from .packets import Item, Job, Parts, item_of
 from .pools import has_pools, make_pools
-from .stage import StageFault
+from .ray_actors import RayPacketWorker, raise_fault, workers_die
 
 # Size of the rows in Ray at one time: 10,000 packets of sources. Workers restart for the next wave, which costs about a
 # minute every few hours.
@@ -19,42 +16,6 @@ WAVE_BYTES = 256 << 20
 # Ray Data has a fixed cost per block: put several packets into one, but keep enough blocks that no worker idles at the
 # end.
 BLOCKS_A_WORKER = 16
-
-
-class RayPacketWorker(PacketWorker):
-    """`PacketWorker` in a Ray actor. Returns errors as values, because Ray would drop an exception's cause."""
-
-    fault = ""
-
-    def __call__(self, item: Item) -> Item:
-        """Run one packet, or return the error in `fault`; after an error, skip all further packets."""
-        self.fault = self.fault or item["fault"]
-        if self.fault:
-            return {**item, "rows": b"", "fault": self.fault}
-        try:
-            return super().__call__(item)
-        except (StageFault, OSError, SteadyDancerError) as error:
-            self.fault = _serialise_error(error)
-            return {**item, "rows": b"", "fault": self.fault}
-
-
-# An error is restored as the first of these that it is.
-_KINDS: dict[str, Callable[..., Exception]] = {
-    kind.__name__: kind
-    for kind in (StageFault, StoreUnavailableError, StorageError, OSError, TemporaryError, SteadyDancerError)
-}
-
-
-def _serialise_error(error: Exception) -> str:
-    kind = next(name for name, kind in _KINDS.items() if isinstance(error, kind))  # type: ignore[arg-type]
-    if isinstance(error, OSError):
-        return json.dumps([kind, error.errno, error.strerror or str(error), error.filename], default=str)
-    return json.dumps([kind, *(error.args if isinstance(error, StageFault) else [str(error)])])
-
-
-def _restore_error(words: str) -> Exception:
-    kind, *arguments = json.loads(words)
-    return _KINDS[kind](*arguments)
 
 
 def ray_results(job: Job, artifact: Parts, packets: list[Packet]) -> Iterator[Item]:
@@ -78,8 +39,7 @@ def ray_results(job: Job, artifact: Parts, packets: list[Packet]) -> Iterator[It
         num_pending = len(pending)
         try:
             for result in _ray_dataset(job, _wave(job, pending.values())).iter_rows():
-                if result["fault"]:
-                    raise _restore_error(result["fault"])
+                raise_fault(result)
                 del pending[result["packet"]]
                 yield result
         except ray.exceptions.RayActorError as error:
@@ -88,12 +48,7 @@ def ray_results(job: Job, artifact: Parts, packets: list[Packet]) -> Iterator[It
             pending = left
             attempts_left = 2 if len(pending) < num_pending else attempts_left - 1
             if attempts_left == 0:
-                ids = [name for packet in pending.values() for name in packet.ids]
-                raise JobStopped(
-                    f"{job.name} stopped: workers die (killed, out of memory, or a crash in a library) on one of "
-                    f"{len(ids)} inputs, starting with {ids[0]}.\n"
-                    "Finished packets are kept; run with --in-process to find the input."
-                ) from error
+                raise workers_die(job, list(pending.values())) from error
 
 
 def _wave(job: Job, packets: Iterable[Packet]) -> list[Item]:

@@ -1,6 +1,6 @@
-"""Run packets through stages, on Ray Data or in this process, with progress, resuming and readable errors.
+"""Run packets through stages, on Ray or in this process, with progress, resuming and readable errors.
 
-Ray Data moves small rows and runs actors; the artifact's parts alone decide which packets are done. (Ray's own
+Ray moves small rows and runs actors; the artifact's parts alone decide which packets are done. (Ray's own
 checkpointing drops rejected rows and siblings of a failed fan-out; see docs/log.md.)
 """
 
@@ -26,7 +26,7 @@ from .packets import Item as Item
 from .packets import Job as Job
 from .packets import JobInterrupted, PacketWorker, Parts, item_of
 from .packets import JobStopped as JobStopped
-from .pools import needed_gpus, needed_workers
+from .pools import make_pools, needed_gpus, needed_workers
 from .stage import StageFault
 
 T = TypeVar("T")
@@ -85,13 +85,20 @@ def _results(job: Job, artifact: Parts, packets: list[Packet], engine: Engine) -
         _enter_ray(job, engine, stack)
         import ray
 
-        from .ray_data import ray_results
-
         if engine.address is None:
-            _require_gpus(job, num_gpus, ray.cluster_resources().get("GPU", 0))
+            resources = ray.cluster_resources()
+            _require_gpus(job, num_gpus, resources.get("GPU", 0))
+            pools = make_pools(job.stages, len(packets), resources)
+            if len(pools) == 1:
+                from .ray_actors import actor_results
+
+                yield actor_results(job, pools[0], artifact, packets)
+                return
         else:  # an autoscaler may add nodes later
             require_package()
             stack.enter_context(watch_nodes(job.name, needed_workers(job.stages), engine.wait_for_nodes_s))
+        from .ray_data import ray_results
+
         yield ray_results(job, artifact, packets)
 
 

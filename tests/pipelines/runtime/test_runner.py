@@ -175,7 +175,7 @@ def test_what_a_person_can_mend_arrives_in_its_own_words(engine: Engine, tmp_pat
 def test_rows_are_opened_when_their_turn_comes(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver holds one wave of them, however many there are."""
     opened: list[str] = []
-    job = make_job(tmp_path / "out", {})
+    job = make_job(tmp_path / "out", {"second_share": 0.5})
     lazily = replace(job, open_row=lambda name: opened.append(name) or {"id": name})  # type: ignore[func-returns-value]
     monkeypatch.setattr(ray_data, "WAVE_BYTES", 1)
     waiting: list[int] = []
@@ -191,8 +191,9 @@ def test_rows_are_opened_when_their_turn_comes(engine: Engine, tmp_path: Path, m
     assert opened == IDS[:3] and waiting == [0, 0, 0]
 
 
-def test_a_killed_worker_costs_no_row(own_ray: Path, tmp_path: Path) -> None:
-    config = {"clip3": "die once", "marker": str(tmp_path / "died")}
+@pytest.mark.parametrize("second_share", [1.0, 0.5], ids=["actors", "ray_data"])
+def test_a_killed_worker_costs_no_row(own_ray: Path, tmp_path: Path, second_share: float) -> None:
+    config = {"clip3": "die once", "marker": str(tmp_path / "died"), "second_share": second_share}
     assert run(tmp_path / "out", config, Engine(tmp_path / "state")) == EXPECTED
     assert (tmp_path / "died").exists()
 
@@ -202,21 +203,46 @@ def test_what_a_killed_worker_had_finished_of_its_block_is_not_begun_again(
 ) -> None:
     monkeypatch.setattr(ray_data, "BLOCKS_A_WORKER", 1)  # two of three packets
     config = {"clip1": "die once", "marker": str(tmp_path / "died"), "begun": str(tmp_path / "begun")}
-    assert run(tmp_path / "out", config, Engine(tmp_path / "state")) == EXPECTED
+    packets = plan_packets(IDS, 1)
+    answered = list(ray_data.ray_results(make_job(tmp_path / "out", config), Artifact(tmp_path / "out"), packets))
+    assert sorted(item["packet"] for item in answered) == sorted(packet.id for packet in packets)
+    assert done(tmp_path / "out") == EXPECTED
     begun = (tmp_path / "begun").read_text().split()
     assert begun.count("clip0") == 1 and begun.count("clip1") == 2
 
 
-@pytest.mark.acceptance
-def test_a_clip_that_kills_every_worker_does_not_hold_the_job_for_ever(own_ray: Path, tmp_path: Path) -> None:
-    config = {"clip3": "die", "marker": str(tmp_path / "died")}
+@pytest.mark.parametrize("second_share", [1.0, pytest.param(0.5, marks=pytest.mark.acceptance)],
+                         ids=["actors", "ray_data"])  # fmt: skip
+def test_a_clip_that_kills_every_worker_does_not_hold_the_job_for_ever(
+    own_ray: Path, tmp_path: Path, second_share: float
+) -> None:
+    config = {"clip3": "die", "marker": str(tmp_path / "died"), "second_share": second_share}
     with pytest.raises(JobStopped, match=r"workers die .* on one of \d+ inputs"):
         run(tmp_path / "out", config, Engine(tmp_path / "state"))
     assert "clip3" not in done(tmp_path / "out")
+    if second_share == 1:  # each packet is told apart: all others are finished
+        assert done(tmp_path / "out") == {name: value for name, value in EXPECTED.items() if name != "clip3"}
     assert run(tmp_path / "out", {}, Engine(tmp_path / "state")) == EXPECTED
 
 
-def test_curation_on_ray_data_gives_the_rows_that_one_process_gives(
+def test_a_job_goes_on_with_the_cpu_that_is_free(own_ray: Path, tmp_path: Path) -> None:
+    """Another job holds the others for good: a worker that waits for a CPU holds no packet."""
+    import ray
+
+    taken = int(ray.cluster_resources()["CPU"]) - 1
+
+    @ray.remote(num_cpus=taken)
+    class Other:
+        def is_there(self) -> bool:
+            return True
+
+    other = Other.remote()
+    assert ray.get(other.is_there.remote())
+    assert run(tmp_path / "out", {}, Engine(tmp_path / "state")) == EXPECTED
+    ray.kill(other)
+
+
+def test_curation_on_ray_gives_the_rows_that_one_process_gives(
     own_ray: Path, dancers: Path, curated: Path, tmp_path: Path
 ) -> None:
     """Whole rows, verdicts, scores and keypoints' bytes."""
