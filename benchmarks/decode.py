@@ -16,11 +16,13 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
 
 from steadydancer.datasets.video import client, decode, decode_low_resolution, probe
 from steadydancer.datasets.video.decoders import DecordCursor
 from steadydancer.datasets.video.index import read_index
 from steadydancer.datasets.video.reader import VideoReader
+from steadydancer.pipelines.common.device_frames import DeviceReader
 
 CLIP_S = np.arange(81) / 16
 
@@ -94,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.clip or film(Path(folder) / "film.mp4", 60, 480, 848, 48)
         info, rounds = probe(path), arguments.rounds
-        size = (info.height, info.width)
+        size, half = (info.height, info.width), (info.height // 2, info.width // 2)
         last_s = info.duration_s - CLIP_S[-1] - 0.1
         note = {"film": f"{info.width}×{info.height}, {info.duration_s:.0f} s", "codec": info.codec}
 
@@ -114,6 +116,15 @@ def main() -> None:
         compare("last clip / first clip, plain sequential decord",
                 lambda: by_decord_from_the_start(path, last_s + CLIP_S, size),
                 lambda: by_decord_from_the_start(path, CLIP_S, size), max(2, rounds // 2), **note)  # fmt: skip
+
+        if torch.cuda.is_available():
+            on_gpu = DeviceReader("cuda")
+            compare("NVDEC / child: 81 frames at half size", lambda: on_gpu.read(path, CLIP_S, *half).sum().item(),
+                    lambda: decode(path, CLIP_S, *half), rounds, **note)  # fmt: skip
+            on_gpu.close()
+        else:
+            unmeasured = {"compared": "NVDEC / child: 81 frames at half size", "ratio": None, "why": "no GPU"}
+            print(json.dumps(unmeasured), flush=True)
 
         windows = [start + CLIP_S for start in np.arange(0, last_s, CLIP_S[-1] + 1 / 16)]
 

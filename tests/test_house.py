@@ -37,6 +37,7 @@ ONLY_IN = {
     "torch": ("models/", "pipelines/", "flows/"),
     "decord": ("datasets/video",),
     "av": ("datasets/video",),
+    "torchcodec": ("pipelines/common",),
 }
 
 

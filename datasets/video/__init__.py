@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         MAX_DURATION_S,
         MAX_PIXELS,
         VideoError,
+        VideoIndex,
         VideoInfo,
         decode,
         decode_key_frames,
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
         probe,
         read_metadata,
         size_for_area,
+        video_index,
     )
+    from .reader import is_cross_checked
     from .writer import encode
 
 __all__ = [
     "MAX_DURATION_S",
     "MAX_PIXELS",
     "VideoError",
+    "VideoIndex",
     "VideoInfo",
     "decode",
     "decode_key_frames",
@@ -40,10 +44,14 @@ __all__ = [
     "decoding_seconds",
     "encode",
     "frame_times_s",
+    "is_cross_checked",
     "low_resolution_pieces",
     "probe",
     "read_metadata",
     "size_for_area",
+    "video_index",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, {**dict.fromkeys(__all__, "api"), "encode": "writer"})
+__getattr__, __dir__ = lazy_names(
+    __name__, {**dict.fromkeys(__all__, "api"), "encode": "writer", "is_cross_checked": "reader"}
+)

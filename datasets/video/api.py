@@ -35,12 +35,12 @@ def probe(
             `unsupported_colours`, `unsupported_orientation`, `interlaced`, `too_big` (above `max_pixels` or
             `max_duration_s`). Every function that reads can also raise `timeout` and `decoder_crash`.
     """
-    return _index(path, max_pixels, max_duration_s).info
+    return video_index(path, max_pixels, max_duration_s).info
 
 
 def frame_times_s(path: str | os.PathLike[str]) -> np.ndarray:
     """Return the presentation times [n] of all frames in seconds, float64, increasing, 0 at the first frame."""
-    return _index(path).times_s()
+    return video_index(path).times_s()
 
 
 def decode(
@@ -165,9 +165,10 @@ def decoding_counts() -> dict[str, int]:
     return dict(client.counts)
 
 
-def _index(
+def video_index(
     path: str | os.PathLike[str], max_pixels: int | None = None, max_duration_s: float | None = None
 ) -> VideoIndex:
+    """Return the times of all frames and the properties of a file, which `probe` describes; the same errors."""
     fields, _ = client.request("index", path, max_pixels=max_pixels, max_duration_s=max_duration_s)
     return VideoIndex(
         np.array(fields["pts"], np.int64),

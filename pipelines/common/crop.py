@@ -5,6 +5,7 @@ give the picture, null if it fills the frame.
 """
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,10 @@ from ...datasets.arrays import Floats32, Floats64
 from ...datasets.schema import Row
 from ...datasets.skeleton import PoseSequence
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pixels = TypeVar("Pixels", npt.NDArray[np.uint8], "Tensor")
 Shares = tuple[float, float, float, float]
 WHOLE: Shares = (0.0, 0.0, 1.0, 1.0)
 
@@ -64,7 +69,7 @@ def crop_box(shares: Shares, height: int, width: int) -> tuple[int, int, int, in
     return round(left * width), round(top * height), columns, rows
 
 
-def crop_frames(frames: npt.NDArray[np.uint8], shares: Shares) -> npt.NDArray[np.uint8]:
+def crop_frames(frames: Pixels, shares: Shares) -> Pixels:
     """Crop frames [F, H, W, 3] of any scale to the picture; returns a view."""
     if shares == WHOLE:
         return frames

@@ -126,12 +126,17 @@ class CurateConfig(BaseModel):
     num_gpus: float = Field(
         0.0, ge=0, le=1, description="share of a GPU per worker that runs networks; 0: run them on the CPU"
     )
+    decoder: Literal["cpu", "gpu"] = Field(
+        "cpu", description="where clips are decoded for pose and smoothness; `gpu`: by NVDEC, needs `num_gpus` > 0"
+    )
     packet_size: int = Field(8, ge=1, description="sources per packet, the unit of retry")
 
     @model_validator(mode="after")
     def _check(self) -> "CurateConfig":
         if self.num_frames % 4 != 1:
             raise ValueError(f"num_frames must be 4k + 1 (the VAE takes 4 frames at a time), got {self.num_frames}")
+        if self.decoder == "gpu" and not self.num_gpus:
+            raise ValueError("decoder is gpu, but num_gpus is 0: give the workers a share of a GPU, or choose cpu")
         for shape in self.gates_by_shape:
             self.gates_for(shape)
         return self

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ...models.curation.shot_detector import ShotDetector
     from ...models.curation.text_detector import TextDetector
     from ...models.pose.estimator import PoseEstimator
+    from ..common.device_frames import DeviceReader
 
 LOW_RESOLUTION_PX = 128
 MAX_SHOWN = 4  # videos of an excluded set that a message lists
@@ -51,10 +52,13 @@ class ScoreTools:
 
 @dataclass(frozen=True)
 class PoseTools:
-    """Tools of `estimate_pose`: the pose estimator for clips without supplied keypoints, and the smoothness model."""
+    """Tools of `estimate_pose`: the pose estimator for clips without supplied keypoints, the smoothness model, and a
+    reader that leaves frames on the GPU.
+    """
 
     estimator: "PoseEstimator | None" = None
     smoothness: "MotionSmoothness | None" = None
+    reader: "DeviceReader | None" = None
 
 
 def load_shot_tools(config: CurateConfig) -> ShotTools:
@@ -125,12 +129,23 @@ def find_aesthetic_files() -> tuple[Path, Path] | None:
 
 
 def load_pose_tools(config: CurateConfig) -> PoseTools:
-    """Load the pose model, and AMT-S if its weights are present.
+    """Load the pose model, AMT-S if its weights are present, and the GPU's decoder if it is wanted.
 
     Raises:
         SteadyDancerError: a model that the configuration names is not available.
     """
-    return PoseTools(load_pose_estimator(config.pose_model, _device(config)), _load_smoothness(config))
+    estimator, smoothness = load_pose_estimator(config.pose_model, _device(config)), _load_smoothness(config)
+    return PoseTools(estimator, smoothness, _load_reader(config))
+
+
+def _load_reader(config: CurateConfig) -> "DeviceReader | None":
+    if config.decoder == "cpu":
+        return None
+    from ..common.device_frames import DeviceReader, is_installed
+
+    if not is_installed():
+        raise SteadyDancerError("decoder gpu needs torchcodec, which is not installed: pip install torchcodec")
+    return DeviceReader(_device(config))
 
 
 def _load_smoothness(config: CurateConfig) -> "MotionSmoothness | None":

@@ -2,6 +2,7 @@
 
 from ...datasets.schema import columns_of
 from ...datasets.video import decoding_counts, decoding_seconds
+from ..common import device_frames
 from ..runtime.stage import Stage
 from .config import CurateConfig
 from .networks import load_pose_tools, load_score_tools, load_shot_tools
@@ -45,7 +46,8 @@ def stages(config: CurateConfig) -> list[Stage]:
 
 def decoding_meter() -> dict[str, float]:
     """Read this process's decoding seconds (included in the stages' seconds) and its decoder counters."""
-    return {"decode": decoding_seconds(), **{f"{DECODING}{name}": count for name, count in decoding_counts().items()}}
+    counts = {**decoding_counts(), **{f"gpu_{name}": count for name, count in device_frames.counts.items()}}
+    return {"decode": decoding_seconds(), **{f"{DECODING}{name}": count for name, count in counts.items()}}
 
 
 def split_meters(numbers: dict[str, float]) -> tuple[dict[str, float], dict[str, int]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,6 +33,11 @@ from .scores.overlays import static_edge_ratio, text_scores
 from .scores.pose_scores import appearance_change, count_tracks, pose_scores
 from .scores.shots import PIECE_FRAMES, ShotPass
 from .selection.select import failed_gate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..common.device_frames import DeviceReader
 
 POSE_SIDE_PX = 512
 ATTEMPTS = 3  # to read a file that is replaced meanwhile
@@ -220,9 +226,14 @@ def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None
     times_s = row["start_s"] + np.arange(row["num_frames"]) / config.fps
     shares = content_shares(row)
     decoded: list[Frames] = []
+    on_device: list[Tensor] = []
 
     def read_frames() -> Frames:
-        decoded.append(crop_frames(_frames(row, times_s, POSE_SIDE_PX), shares))
+        frames = _frames(row, times_s, POSE_SIDE_PX, tools.reader)
+        if not isinstance(frames, np.ndarray):
+            on_device.append(crop_frames(frames, shares))
+            frames = frames.cpu().numpy()
+        decoded.append(crop_frames(frames, shares))
         return decoded[0]
 
     model, counted, tracks = find_poses(
@@ -246,16 +257,19 @@ def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None
     scores["subject_clipped_ratio"] = subject_clipped_ratio(decoded[0], poses[0]) if decoded else None
     # Supplied keypoints need no frames, smoothness does.
     scores["motion_smoothness"] = (
-        tools.smoothness(decoded[0] if decoded else read_frames()) if tools.smoothness else None
+        tools.smoothness(decoded[0] if decoded else read_frames(), *on_device) if tools.smoothness else None
     )
     pose = to_frame(poses[0], shares).to_bytes()
     digest = sha256(pose).hexdigest()[:16]
     return {**seen, "pose": pose, "pose_digest": digest, **scores}
 
 
-def _frames(row: Row, times_s: Floats64, short_side: int) -> Frames:
-    """Decode the frames at these times, scaled to the given short side (never above the source's), sides even."""
+def _frames(row: Row, times_s: Floats64, short_side: int, reader: "DeviceReader | None" = None) -> "Frames | Tensor":
+    """Decode the frames at these times, scaled to the given short side (never above the source's), sides even.
+
+    With a reader, they stay on its device.
+    """
     scale = min(1.0, short_side / min(row["height"], row["width"]))
     height, width = (max(2, round(row[side] * scale / 2) * 2) for side in ("height", "width"))
     with reading_video():
-        return decode(row["source_path"], times_s, height, width)
+        return (reader.read if reader else decode)(row["source_path"], times_s, height, width)

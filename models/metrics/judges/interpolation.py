@@ -146,24 +146,25 @@ class Interpolator:
             load_parameters(self._network, read_parameters(file), file, "AMT-S")
         self._network.to(device)
 
-    def middles(self, frames: Frames) -> Floats32:
+    def middles(self, frames: Frames | Tensor) -> Floats32:
         """Interpolate the middle between frames 2i and 2i + 2, as many as there are such pairs: n = ⌊(F − 1) / 2⌋.
 
         As in VBench on a CPU, frames are not scaled down. They are padded by replication, half on either side, to
         multiples of 16, and to 128, below which the network has no coarsest level.
 
         Args:
-            frames: uint8 RGB [F, H, W, 3].
+            frames: uint8 RGB [F, H, W, 3], on any device.
 
         Returns:
             [n, 3, H, W] in [0, 1], not rounded.
         """
-        middles = [self._middle(before, after) for before, after in pairwise(frames[::2])]
+        pictures = torch.as_tensor(frames)
+        middles = [self._middle(before, after) for before, after in pairwise(pictures[::2])]
         return np.stack(middles) if middles else np.empty((0, 3, *frames.shape[1:3]), np.float32)
 
-    def _middle(self, before: Frames, after: Frames) -> Floats32:
+    def _middle(self, before: Tensor, after: Tensor) -> Floats32:
         # One pair at a time: correlations of all pixel pairs take 0.5 GB at 512 × 896.
-        pictures = torch.from_numpy(np.stack([before, after])).to(self._device).permute(0, 3, 1, 2) / 255
+        pictures = torch.stack([before, after]).to(self._device).permute(0, 3, 1, 2) / 255
         padded, (top, left) = _pad(pictures)
         with torch.inference_mode():
             out = self._network(padded[:1], padded[1:])[0]

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,11 @@ import pytest
 
 from steadydancer.datasets.schema import Row
 from steadydancer.datasets.skeleton import PoseSequence
-from steadydancer.datasets.toydance import save_supplied_pose, toy_pose
+from steadydancer.datasets.toydance import draw_dancer, save_supplied_pose, toy_pose
+from steadydancer.datasets.video import encode
 from steadydancer.models.pose.track import PoseTrack
 from steadydancer.pipelines.common.crop import content_shares, to_content
+from steadydancer.pipelines.common.device_frames import DeviceReader
 from steadydancer.pipelines.curate import steps
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.gates import Gates
@@ -317,6 +320,29 @@ def test_a_pose_is_looked_for_inside_the_borders_and_kept_in_the_sources_frame(
     for name in ("subject_height", "subject_offset", "pose_motion", "pose_jerk", "torso_tilt_deg", "in_frame_ratio"):
         assert out[name] == pytest.approx(straight[name], rel=1e-6), name
     assert decoded[1][1:] == (512, 682)
+
+
+def test_frames_on_a_device_are_read_once_and_stay_there_for_the_network(tmp_path: Path) -> None:
+    pytest.importorskip("torchcodec")
+    person = toy_pose(3, 30, FPS, aspect=320 / 240)
+    encode(draw_dancer(person, 3, 240, 320), tmp_path / "a.mp4", FPS)
+    row = clip_row({**SIZE, "source_path": str(tmp_path / "a.mp4")}, **BARRED)
+    row["source_id"] = sha256((tmp_path / "a.mp4").read_bytes()).hexdigest()
+    shown: list[tuple[Any, ...]] = []
+
+    def smoothness(*frames: Any) -> float:
+        shown.append(frames)
+        return 0.5
+
+    reader = DeviceReader("cpu")
+    tools = PoseTools(cast("Any", Estimator(person[15:24])), cast("Any", smoothness))
+    outs = [cast("Row", estimate_pose(row, config(), replace(tools, reader=one))) for one in (None, reader)]
+    assert outs[0] == outs[1]  # on the CPU, to the bit
+    (array,), (same, tensor) = shown
+    np.testing.assert_array_equal(array, same)
+    np.testing.assert_array_equal(array, tensor.numpy())
+    assert sum(reader.counts[name] for name in ("device", "host")) == 1
+    reader.close()
 
 
 def test_supplied_keypoints_are_of_the_whole_frame_and_need_no_decoding(
