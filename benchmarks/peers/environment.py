@@ -9,8 +9,9 @@ import venv
 from pathlib import Path
 
 PACKAGES = {
-    "energon": ("megatron-energon==7.4.1",),
+    "energon": ("megatron-energon==7.4.1", "multi-storage-client[boto3]"),
     "mosaic": ("mosaicml-streaming==0.13.0",),
+    "curator": ("nemo-curator[video_cpu,cv2]==1.4.0",),
 }
 
 
@@ -18,7 +19,7 @@ def python_of(name: str, folder: Path) -> Path:
     """Make the environment of a peer below `folder` unless it is there; return its interpreter."""
     place = folder / name
     python, done = place / "bin" / "python", place / "installed.txt"
-    if not done.is_file() or done.read_text().split() != [*PACKAGES[name]]:
+    if not done.is_file() or done.read_text().splitlines() != [*PACKAGES[name]]:
         print(f"installing {', '.join(PACKAGES[name])} into {place}", file=sys.stderr, flush=True)
         venv.create(place, with_pip=True, clear=True)
         (site,) = place.glob("lib/python*/site-packages")

@@ -10,8 +10,10 @@ import argparse
 import json
 import os
 import random
+import sys
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,15 +86,27 @@ def webdataset(cache: Path) -> Callable[[int], Iterator[Any]]:
 
 
 def energon(cache: Path) -> Callable[[int], Iterator[Any]]:
-    """Read in Energon's random order, each sample by itself."""
-    from megatron.energon import Cooker, DefaultTaskEncoder, WorkerConfig, get_loader, get_train_dataset, stateless
+    """Read our cache in Energon's random order, each sample by itself."""
+    return energon_reader(cache / "latents")
+
+
+def energon_reader(path: Path | str) -> Callable[[int], Iterator[Any]]:
+    """Open a cache with Energon."""
+    from megatron.energon import (
+        Cooker,
+        DefaultTaskEncoder,
+        WorkerConfig,
+        get_train_dataset,
+        stateless,
+    )
+    from megatron.energon.savable_loader import BasicDataLoader
 
     class Crude(DefaultTaskEncoder):  # type: ignore[misc]
         cookers = (Cooker(stateless(lambda sample: sample)),)
         decoder = None
 
     dataset = get_train_dataset(
-        cache / "energon",
+        path,
         worker_config=WorkerConfig(rank=0, world_size=1, num_workers=0),
         batch_size=None,
         shuffle_buffer_size=None,
@@ -100,7 +114,8 @@ def energon(cache: Path) -> Callable[[int], Iterator[Any]]:
         task_encoder=Crude(),
         repeat=False,
     )
-    loader = get_loader(dataset, gc_collect_every_n_steps=0)  # a favour: collecting every ten samples costs most
+    # A favour: `get_loader` collects garbage every ten samples, which costs most.
+    loader = BasicDataLoader(dataset, gc_collect_every_n_steps=0)
 
     def read(_: int) -> Iterator[Any]:
         return (sample[CONDITIONS] for sample in loader)
@@ -139,36 +154,74 @@ SIDES = {
 }
 
 
-def one_pass(samples: Iterator[Any], holds: bool) -> tuple[int, int]:
-    """Parse all samples; return their number and bytes. `holds`: a sample's tensors live while the next is read."""
+def one_pass(samples: Iterator[Any], holds: bool, digests: list[int] | None = None) -> tuple[int, int]:
+    """Parse all samples; return their number and bytes.
+
+    Args:
+        samples: bytes of each sample.
+        holds: whether a sample's tensors live while the next one is read.
+        digests: gets a checksum of each sample.
+    """
     number, size, tensors = 0, 0, None
     for data in samples:
         tensors = parse(data)
         number, size = number + 1, size + len(data)
+        if digests is not None:
+            digests.append(zlib.crc32(data))
         if not holds:
             del data, tensors
     return number, size
 
 
+def passes(side: str, cache: Path, cold: bool, number: int) -> Iterator[dict[str, Any]]:
+    """Measure passes over all samples; `cold`: the page cache is emptied of them before each pass."""
+    read = SIDES[side](cache)
+    digests: list[int] = []
+    one_pass(read(0), True, digests)  # the page cache is warm, and files are open
+    for turn in range(1, number + 1):
+        for loop, holds in (("held", True),) if cold else (("held", True), ("dropped", False)):
+            if cold:
+                forget(cache)
+            start, cpu = time.perf_counter(), time.process_time()
+            count, size = one_pass(read(turn), holds)
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - start
+            yield {"loop": loop, "samples": count, "bytes": size, "cpu_s": cpu, "wall_s": wall,
+                   "digest": zlib.crc32(repr(sorted(digests)).encode())}  # fmt: skip
+
+
+def forget(folder: Path) -> None:
+    """Remove the files of a folder from the page cache."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def main() -> None:
     """Read and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("side", choices=SIDES)
+    parser.add_argument("side")
     parser.add_argument("cache", type=Path)
+    parser.add_argument("--how", choices=("warm", "cold", "workers", "store"), default="warm")
     parser.add_argument("--passes", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="The given buffer is not writable")
-    read = SIDES[arguments.side](arguments.cache)
-    one_pass(read(0), holds=True)  # the page cache is warm, and files are open
-    for turn in range(1, arguments.passes + 1):
-        for loop, holds in (("held", True), ("dropped", False)):
-            start, cpu = time.perf_counter(), time.process_time()
-            number, size = one_pass(read(turn), holds)
-            cpu, wall = time.process_time() - cpu, time.perf_counter() - start
-            line = {"side": arguments.side, "loop": loop, "samples": number, "bytes": size}
-            print(json.dumps({**line, "cpu_s": cpu, "wall_s": wall}), flush=True)
+    if arguments.how in ("warm", "cold"):
+        lines = passes(arguments.side, arguments.cache, arguments.how == "cold", arguments.passes)
+    elif arguments.how == "workers":
+        import workers
+
+        lines = iter([workers.measure(arguments.side, arguments.cache)])
+    else:
+        import store
+
+        lines = iter([store.measure(arguments.side)])
+    for line in lines:
+        print(json.dumps({"side": arguments.side, **line}), flush=True)
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
     main()

@@ -18,6 +18,7 @@ from .dataset import (
     write_shard,
 )
 from .encodings import ENCODINGS
+from .energon import write_energon_index
 from .index import require_settings
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "require_settings",
     "sample_members",
     "shard_path",
+    "write_energon_index",
     "write_shard",
 ]

@@ -143,11 +143,12 @@ def files_below(folder: Location) -> list[Location]:
     return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
-def total_bytes(folder: Location) -> int:
-    """Return the total size in bytes of the finished (not hidden) files below a folder."""
+def total_bytes(folder: Location, suffix: str = "") -> int:
+    """Return the total size in bytes of the finished (not hidden) files below a folder whose names end in `suffix`."""
     if isinstance(folder, ObjectPath):
-        return sum(one.size for one in listing(folder))
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+        return sum(one.size for one in listing(folder) if one.path.name.endswith(suffix))
+    files = (file for file in folder.rglob(f"*{suffix}") if file.is_file() and not file.name.startswith("."))
+    return sum(file.stat().st_size for file in files)
 
 
 def is_not_empty(place: Location) -> bool:

@@ -14,6 +14,7 @@ from ...datasets.rules import recorded_rules, versions
 from ...datasets.schema import Row
 from ...datasets.shards import write_shard
 from ...datasets.shards.encodings import ENCODINGS, fingerprint
+from ...datasets.shards.energon import write_energon_index
 from ...datasets.shards.plan import plan_shards, shard_limit
 from ...datasets.storage import Location, total_bytes
 from ...datasets.storage.digests import content_digest
@@ -104,6 +105,7 @@ def run(
             reuse_sound_shards(parent, artifact, packets, accepted)
         seconds = _encode(accepted, config, clips, artifact, packets, engine, mark)
         made = _summary(accepted, config, artifact)
+        write_energon_index(artifact.path)
         return artifact.commit(
             {
                 "kind": "latents",
@@ -175,5 +177,5 @@ def _summary(accepted: AcceptedClips, config: CacheConfig, artifact: Artifact) -
         "prompts": {name: prompt_sources[name] for name in ("supplied", "captioner", "none")},
         "counts": count_verdicts(len(accepted), map(str, index["verdict"].to_pylist())),
         "parts": {part: content_digest(artifact.path / part) for part in artifact.parts()},
-        "bytes": total_bytes(artifact.path / "shards"),
+        "bytes": total_bytes(artifact.path / "shards", ".tar"),
     }

@@ -8,9 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from ...datasets.artifact import PLAN, Artifact, ArtifactError, count_verdicts
 from ...datasets.artifact_lookup import find_artifact
 from ...datasets.rules import recorded_rules
+from ...datasets.shards.energon import META, SUFFIX, energon_index
 from ...datasets.shards.integrity import Damage, IndexedShard, check_shard
 from ...datasets.shards.plan import packet_id
 from ...datasets.storage import Location
@@ -93,7 +96,7 @@ def verify(latents: Location) -> Verified:
     _check_shards(shards, out)
     null = list(_check_null(latents, record))
     out.sound_null = frozenset(record["null"]) - {finding.place.removeprefix("null/") for finding in null}
-    out.findings += [*null, *_orphans(artifact, record)]
+    out.findings += [*null, *_check_energon(artifact, record, out), *_orphans(artifact, record)]
     return out
 
 
@@ -179,9 +182,21 @@ def _check_null(latents: Location, record: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("damaged", f"null/{name}", "null conditions of a bucket")
 
 
+def _check_energon(artifact: Artifact, record: dict[str, Any], verified: Verified) -> Iterator[Finding]:
+    """Compare offsets for Energon, where the cache has them, with the index. `.nv-meta` is Energon's to change."""
+    if (artifact.path / META).is_dir() and verified.sound == verified.packets:
+        index = pa.concat_tables(artifact.read_part(part, ["shard", "members"]) for part in record["parts"])
+        for name, data in energon_index(index).items():
+            if name.endswith(SUFFIX) and not (artifact.path / name).is_file():
+                yield Finding("missing", name, "offsets for Energon")
+            elif name.endswith(SUFFIX) and (artifact.path / name).read_bytes() != data:
+                yield Finding("damaged", name, "offsets for Energon")
+
+
 def _orphans(artifact: Artifact, record: dict[str, Any]) -> Iterator[Finding]:
     """Find files that are not in the record; they are never read."""
-    known = {*record["parts"], *(f"shards/{_packet_of(part)}.tar" for part in record["parts"])}
+    shards = {f"shards/{_packet_of(part)}.tar" for part in record["parts"]}
+    known = {*record["parts"], *shards, *(name + SUFFIX for name in shards)}
     known |= {f"null/{name}" for name in record["null"]}
     for file in sorted(name_below(one, artifact.path) for one in files_below(artifact.path)):
         ours = file.startswith(("part-", "shards/", "null/")) and not file.rpartition("/")[2].startswith(".")

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from ...datasets.artifact import PLAN, Artifact, ArtifactError, count_verdicts
 from ...datasets.clips import Clips
 from ...datasets.exports import clip_files
+from ...datasets.shards.energon import write_energon_index
 from ...datasets.storage import Location, location, relative, total_bytes
 from ...datasets.storage.digests import content_digest, json_digest
 from ..runtime.runner import progress
@@ -88,12 +89,13 @@ def latents_version(
     shard_bytes = {
         row["shard"]: row["shard_bytes"] for row in index.select(["shard", "shard_bytes"]).to_pylist() if row["shard"]
     }
-    size = total_bytes(new.path / "shards")
+    size = total_bytes(new.path / "shards", ".tar")
     if size != sum(shard_bytes.values()):
         raise ArtifactError(
             f"{new.path} has {size} bytes of shards, expected {sum(shard_bytes.values())}: "
             "delete it and run forget again"
         )
+    write_energon_index(new.path)
     prompt_sources = Counter(row["prompt_from"] for row in ok)
     new.commit(
         {

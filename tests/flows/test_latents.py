@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets.artifact import Artifact, ArtifactError
-from steadydancer.datasets.shards import ShardDataset
+from steadydancer.datasets.shards import ShardDataset, write_energon_index
 from steadydancer.datasets.storage import copies as file_copies
 from steadydancer.datasets.storage.atomic import write_json
 from steadydancer.datasets.storage.s3 import ObjectPath, upload_file
@@ -41,7 +41,7 @@ def copy(cached: Path, tmp_path: Path) -> Path:
 
 
 def shards(folder: Path) -> list[Path]:
-    return sorted((folder / "shards").iterdir())
+    return sorted((folder / "shards").glob("*.tar"))
 
 
 def flip(file: Path, at: int) -> None:
@@ -87,6 +87,29 @@ def test_everything_that_is_wrong_is_in_the_table(copy: Path) -> None:
         f"damaged null/{null.name} null conditions of a bucket",
         "orphan shards/0000000000000000.tar not in the record",
     ])  # fmt: skip
+
+
+def test_offsets_for_energon_are_compared_with_the_index(copy: Path) -> None:
+    first, second, _ = (file.with_suffix(".tar.idx") for file in shards(copy))
+    first.unlink()
+    flip(second, 3)
+    (copy / "shards" / "0000000000000000.tar.idx").write_bytes(b"of no shard")
+    reported = {finding.place: (finding.kind, finding.detail) for finding in verify_now(copy).findings}
+    assert reported == {
+        f"shards/{first.name}": ("missing", "offsets for Energon"),
+        f"shards/{second.name}": ("damaged", "offsets for Energon"),
+        "shards/0000000000000000.tar.idx": ("orphan", "not in the record"),
+    }
+
+
+def test_a_cache_without_an_index_for_energon_is_intact_and_can_get_one(copy: Path) -> None:
+    before = files(copy)
+    shutil.rmtree(copy / ".nv-meta")
+    for file in (copy / "shards").glob("*.idx"):
+        file.unlink()
+    assert not verify_now(copy).findings
+    write_energon_index(copy)
+    assert files(copy) == before
 
 
 def test_the_index_and_the_record_are_looked_at_too(copy: Path) -> None:
