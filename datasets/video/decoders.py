@@ -121,6 +121,8 @@ def key_pictures(
         for position, time in zip(index.entries, index.entry_times, strict=True)
         if position in positions
     }
+    if not wanted:
+        return
     with opened(path) as name:
         container: Any = av.open(name, options=DEMUX_OPTIONS, metadata_errors="replace")
     with container:
@@ -128,7 +130,7 @@ def key_pictures(
         context = decoder_of(stream)
         display = Display(index, context)
         try:
-            for packet in container.demux(stream) if wanted else ():
+            for packet in container.demux(stream):
                 position = wanted.get(packet.dts) if packet.size and packet.is_keyframe else None
                 if position is None:
                     continue

@@ -75,7 +75,8 @@ def _flat(luma: Floats32, colour: np.floating) -> Mask:
 def _blurred_sides(luma: Floats32) -> tuple[int, int]:
     """Count the columns left and right (equal) that hold a blurred copy; (0, 0) without one."""
     width = luma.shape[2]
-    seams = np.mean([cv2.absdiff(image[:, 1:], image[:, :-1]) for image in luma], axis=0)
+    steps = [cv2.absdiff(image[:, 1:], image[:, :-1]) for image in luma]
+    seams = sum(steps[1:], steps[0]) / np.float32(len(steps))
     for side in _seam_candidates(seams, width):
         # A seam is one straight line from edge to edge, much stronger than the blurred side next to it.
         strong = [
@@ -101,8 +102,15 @@ def _plain_sides(luma: Floats32, side: int) -> bool:
 
 def _seam_candidates(seams: Floats, width: int) -> list[int]:
     """Return the side widths with the strongest seams, strongest first."""
-    strength = np.median(seams, axis=0)  # along the line: an edge in the scene covers only a part of it
+    strength = _medians(seams)  # along the line: an edge in the scene covers only a part of it
     first, last = max(4, round(MIN_BORDER * width)), round(0.4 * width)
     both = [min(strength[side - 1], strength[width - side - 1]) for side in range(first, last)]
     order = np.argsort(both)[::-1][:3]
     return [first + int(k) for k in order if both[int(k)] > 2 / 255]
+
+
+def _medians(values: Floats) -> Floats:
+    """Compute the median of each column; `np.median` takes ten times as long, as it partitions instead of sorting."""
+    num_rows = len(values)
+    ordered = np.sort(np.ascontiguousarray(values.T), axis=1)
+    return np.asarray(ordered[:, (num_rows - 1) // 2 : num_rows // 2 + 1].mean(axis=1))

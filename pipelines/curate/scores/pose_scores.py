@@ -56,8 +56,8 @@ def pose_scores(pose: PoseSequence, confidence: Floats | None, aspect: float, fp
     out["in_frame_ratio"] = float(inside[visible].mean())
     if not usable.any():
         return out
-    heights = [np.ptp(np.clip(pose.body[f, visible[f], 1], 0, 1)) for f in np.flatnonzero(usable)]
-    out["subject_height"] = float(np.median(heights))
+    low, high = _boxes(pose.body[usable], visible[usable])
+    out["subject_height"] = float(np.median(high[:, 1] - low[:, 1]))
     out |= _place(pose.body, visible, usable)
     hips = visible[:, RIGHT_HIP] & visible[:, LEFT_HIP] & visible[:, NECK]
     if hips.any():
@@ -85,11 +85,16 @@ def torso_length(body: Floats, visible: Mask) -> float | None:
     return float(length) if length > 1e-3 else None
 
 
+def _boxes(body: Floats, visible: Mask) -> tuple[Floats, Floats]:
+    """Return the corners [F, 2] of the visible joints' boxes inside the picture; each frame has a visible joint."""
+    inside, seen = np.clip(body, 0, 1), visible[..., None]
+    return inside.min(axis=1, where=seen, initial=np.inf), inside.max(axis=1, where=seen, initial=-np.inf)
+
+
 def _place(body: Floats, visible: Mask, usable: Mask) -> dict[str, float | None]:
     """Score size and position of the body's box, and the share of consecutive usable frames whose boxes overlap."""
     frames = np.flatnonzero(usable)
-    points = [np.clip(body[f, visible[f]], 0, 1) for f in frames]
-    low, high = np.array([p.min(axis=0) for p in points]), np.array([p.max(axis=0) for p in points])
+    low, high = _boxes(body[usable], visible[usable])
     areas = np.prod(high - low, axis=1)
     common = np.clip(np.minimum(high[1:], high[:-1]) - np.maximum(low[1:], low[:-1]), 0, None).prod(axis=1)
     overlap = common / np.maximum(areas[1:] + areas[:-1] - common, 1e-9)
@@ -180,15 +185,29 @@ def without_flips(body: Floats, visible: Mask) -> tuple[Floats, Mask]:
     A frame is mirrored if that brings the joints closer to the previous ones.
     """
     body, visible = body.copy(), visible.copy()
+    is_near, flips = _may_be_mirrored(body, visible), False
     for frame in range(1, len(body)):
+        if not (is_near[frame - 1] or flips):
+            continue
         known = visible[frame] & visible[frame][MIRRORED] & visible[frame - 1]
         unflipped, flipped = (
             np.linalg.norm(body[frame][order] - body[frame - 1], axis=1)[known].sum()
             for order in (slice(None), MIRRORED)
         )
-        if flipped < unflipped:
+        flips = bool(flipped < unflipped)
+        if flips:
             body[frame], visible[frame] = body[frame][MIRRORED], visible[frame][MIRRORED]
     return body, visible
+
+
+def _may_be_mirrored(body: Floats, visible: Mask) -> Mask:
+    """Return which frames after the first may be closer to the previous one if mirrored, up to rounding: [F − 1]."""
+    known = visible[1:] & visible[1:, MIRRORED] & visible[:-1]
+    unflipped, flipped = (
+        np.where(known, np.linalg.norm(body[1:, order] - body[:-1], axis=2), 0).sum(axis=1)
+        for order in (slice(None), MIRRORED)
+    )
+    return np.asarray(flipped < unflipped * (1 + 1e-9) + 1e-9)
 
 
 def _dynamics(body: Floats, visible: Mask, fps: float) -> dict[str, float | None]:
