@@ -21,7 +21,7 @@ def serve(descriptor: int, device: str) -> None:
     torch.set_num_threads(1)
     torch.multiprocessing.set_sharing_strategy("file_system")  # of tensors on the host: needs no common key
     connection = Connection(descriptor)
-    opened: tuple[str, VideoDecoder] | None = None
+    opened: tuple[str, int, VideoDecoder] | None = None  # a file, the last position read, and its decoder
     while True:
         try:
             request = ForkingPickler.loads(connection.recv_bytes())
@@ -30,11 +30,18 @@ def serve(descriptor: int, device: str) -> None:
         try:
             from torchcodec.decoders import VideoDecoder
 
-            path = request.pop("path")
-            if opened is None or opened[0] != path:
+            path, mappings = request.pop("path"), request.pop("mappings")
+            first, last = min(request["positions"]), max(request["positions"])
+            # A decoder that seeks backward has returned a wrong frame of H.265 (torchcodec #1339).
+            if opened is None or opened[0] != path or first < opened[1]:
                 opened = None  # its memory is free before the next decoder allocates
-                opened = path, VideoDecoder(path, dimension_order="NCHW", device=device)
-            answer: tuple[str, Any] = ("frames", frames_of(opened[1], **request))
+                decoder = VideoDecoder(path, device=device, custom_frame_mappings=mappings)
+                if device != "cpu" and decoder.cpu_fallback:
+                    raise ValueError(f"not by the device: {decoder.cpu_fallback}")
+            else:
+                decoder = opened[2]
+            answer: tuple[str, Any] = ("frames", frames_of(decoder, **request))
+            opened = path, last, decoder
         except Exception as error:  # torchcodec's errors have no common type; PyAV decides about the file
             answer, opened = ("refused", f"{type(error).__name__}: {error}"), None
         connection.send_bytes(ForkingPickler.dumps(answer))

@@ -11,6 +11,7 @@ import atexit
 import functools
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -69,6 +70,7 @@ class DeviceReader:
         self.device = device
         self.counts: Counter[str] = Counter()
         self._refused: set[str] = set()
+        self._checked_codecs: set[str] = set()  # of which one file was like PyAV's
         self._process: _Process | None = None
 
     def read(
@@ -114,8 +116,9 @@ class DeviceReader:
         if reason := unsuitable(index):
             raise DeviceRefusalError(reason)
         positions = index.positions_at(times_s)
-        if is_cross_checked(index):
+        if is_cross_checked(index) or index.info.codec not in self._checked_codecs:
             self._cross_check(path, index, positions)
+            self._checked_codecs.add(index.info.codec)
         return self._frames(path, index, positions, size)
 
     def _cross_check(self, path: str, index: VideoIndex, positions: NDArray[np.int64]) -> None:
@@ -131,6 +134,7 @@ class DeviceReader:
     def _frames(self, path: str, index: VideoIndex, positions: NDArray[np.int64], size: tuple[int, int]) -> Tensor:
         request = {
             "path": path,
+            "mappings": frame_mappings(index),
             "num_frames": index.info.num_frames,
             "positions": positions.tolist(),
             "times_s": index.times_s()[positions].tolist(),
@@ -174,6 +178,18 @@ def unsuitable(index: VideoIndex) -> str | None:
         "not H.264 or H.265 in mp4 or Matroska": not (index.suits_decord or info.rotation_deg),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def frame_mappings(index: VideoIndex) -> str:
+    """Return our index as torchcodec reads it, so that it seeks only to entries from which decoding is right."""
+    entries = {0, *index.entries.tolist()}
+    end = index.pts[0] + round(index.info.duration_s / float(index.time_base))
+    durations = np.diff(index.pts, append=max(end, index.pts[-1] + 1))
+    frames = [
+        {"pts": pts, "duration": duration, "key_frame": int(position in entries)}
+        for position, (pts, duration) in enumerate(zip(index.pts.tolist(), durations.tolist(), strict=True))
+    ]
+    return json.dumps({"frames": frames})
 
 
 class _Process:

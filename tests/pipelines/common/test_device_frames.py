@@ -68,6 +68,7 @@ def one_reader(device: str) -> Iterator[DeviceReader]:
 def reader(one_reader: DeviceReader, monkeypatch: pytest.MonkeyPatch) -> DeviceReader:
     """A reader that has read nothing; its process goes on, as its imports take seconds."""
     one_reader.counts.clear()
+    one_reader._checked_codecs = {"h264", "hevc"}
     monkeypatch.setattr(device_frames, "is_cross_checked", lambda index: False)  # drawn by content
     return one_reader
 
@@ -156,6 +157,16 @@ def test_a_process_that_crashes_or_hangs_costs_no_frame(
     assert reader.counts == {"device": 1, "lost": 1, "refused": 1, "host": 1}
     assert torch.equal(reader.read(other, TIMES_S), before)  # by a new process
     assert reader.counts["device"] == 2
+
+
+def test_the_first_file_of_a_codec_is_checked(reader: DeviceReader, tmp_path: Path) -> None:
+    reader._checked_codecs.clear()
+    path = write(tmp_path / "a.mp4")
+    for _ in range(2):
+        reader.read(path, TIMES_S)
+    assert reader.counts == {"cross_checked": 1, "device": 2}
+    reader.read(write(tmp_path / "b.mp4", **KINDS["h265.mp4"]), TIMES_S)
+    assert reader.counts == {"cross_checked": 2, "device": 3}
 
 
 def test_frames_that_differ_are_not_used(reader: DeviceReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
