@@ -51,12 +51,19 @@ for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine", *_OBSER
 
 
 def absolute(path: str) -> str:
-    """Resolve a local path against the worker's directory; return an address unchanged.
+    """Resolve a local path, with its `..`, against the worker's directory; return an address unchanged.
 
     Raises:
         SteadyDancerError: an address with credentials, before it is in a log or a job's command.
     """
-    return str(location(path)) if is_address(path) else str(Path.cwd() / path)
+    if is_address(path):
+        return str(location(path))
+    # A job is known by its path: with two spellings of one, it would be submitted twice. Links stay, as other machines
+    # may mount the same folder elsewhere.
+    place = Path("/")
+    for part in (Path.cwd() / path).parts[1:]:
+        place = (place.resolve() if place.is_symlink() else place).parent if part == ".." else place / part
+    return str(place)
 
 
 def absolute_if_exists(name: str) -> str:

@@ -67,3 +67,12 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(resolve: Any) ->
         resolve("s3://USER:CANARY@lab/clips.json")
     assert "CANARY" not in str(refusal.value)
     assert resolve("s3://lab/clips.json") == "s3://lab/clips.json"
+
+
+def test_a_folder_has_one_absolute_path_however_its_parents_are_spelled(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "deep")
+    assert absolute(f"{tmp_path}/other/../out") == absolute(f"{tmp_path}//out/") == f"{tmp_path}/out"
+    assert absolute(f"{tmp_path}/link/out/../clips") == f"{tmp_path}/link/clips"  # what the link names may differ
+    assert absolute(f"{tmp_path}/link/../out") == f"{tmp_path.resolve()}/elsewhere/out"  # as the system resolves it
+    assert absolute("../out") == str(Path.cwd().parent / "out")
