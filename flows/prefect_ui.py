@@ -54,8 +54,14 @@ def absolute(path: str) -> str:
     """Resolve a local path, with its `..`, against the worker's directory; return an address unchanged.
 
     Raises:
-        SteadyDancerError: an address with credentials, before it is in a log or a job's command.
+        SteadyDancerError: an address with credentials, before it is in a log or a job's command; or a path that is
+            empty, has spaces around it, or begins with `~`, which no shell has expanded.
     """
+    if path != path.strip() or not path or path.startswith("~"):
+        raise SteadyDancerError(
+            f"{path!r} is not a path: give an absolute one, an address, or one relative to the worker's folder; spaces "
+            "around it are not removed, and ~ is not expanded"
+        )
     if is_address(path):
         return str(location(path))
     # A job is known by its path: with two spellings of one, it would be submitted twice. Links stay, as other machines

@@ -5,6 +5,7 @@ is followed, not owned: it ends with its run's cancellation, not with this proce
 """
 
 import functools
+import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -113,7 +114,7 @@ def _stored_preset(run: Run, out: Location) -> Location:
     """Write the configuration beside the artifacts, where every node reads it: in a command it would fill the logs."""
     settings = run.model_dump(mode="json")
     file = out / ".presets" / f"{json_digest(settings)[:16]}.json"
-    if not file.is_file():
+    if not file.is_file() or json.loads(file.read_text()) != json.loads(json.dumps(settings)):
         write_json(file, settings)
     return file
 

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from ... import SteadyDancerError
 from .local_ray import ADDRESSES, environment
@@ -43,7 +44,7 @@ class JobServer:
         Raises:
             JobServerError: the address is not that of a job server, or it does not answer or refuses.
         """
-        if not re.fullmatch(r"https?://[^@\s]+", address):
+        if not _is_address(address):
             shown = re.sub(r"//[^/]*@", "//...@", address)  # a password is not repeated
             raise JobServerError(
                 f"{shown!r} is not the address of a Ray job server: use http(s)://HOST:PORT (usually :8265)"
@@ -105,6 +106,15 @@ class JobServer:
             if is_lost:
                 self._on_log(f"{self.address} answers again after {time.monotonic() - began:.0f} s")
             return answer
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        has_place = bool(parts.hostname) and parts.port != 0  # `port` raises if it is no number, or too large
+    except ValueError:
+        return False
+    return has_place and re.fullmatch(r"https?://[^@\s?#]+", text) is not None
 
 
 def _connect(address: str) -> "JobSubmissionClient":
@@ -169,7 +179,7 @@ def _short(error: Exception) -> str:
 
 
 def _require_same_version(address: str, version: str) -> None:
-    """Raise `JobServerError` unless the cluster runs this Ray, up to the patch."""
+    """Raise `JobServerError` unless the cluster runs this Ray, or another patch of it."""
     import ray
 
     if version.split(".")[:2] != ray.__version__.split(".")[:2]:

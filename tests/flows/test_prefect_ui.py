@@ -69,6 +69,12 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(resolve: Any) ->
     assert resolve("s3://lab/clips.json") == "s3://lab/clips.json"
 
 
+@pytest.mark.parametrize("path", ["", " ", "~/out", " /tmp/out", "out "])
+def test_what_would_become_another_folder_is_refused(path: str) -> None:
+    with pytest.raises(SteadyDancerError, match="is not a path: give an absolute one"):
+        absolute(path)
+
+
 def test_a_folder_has_one_absolute_path_however_its_parents_are_spelled(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "deep")

@@ -342,3 +342,11 @@ def test_a_task_leaves_its_configuration_beside_its_logs(begun: list[dict[str, A
     engine = begun.pop()["engine"]
     assert engine.state_dir == tmp_path / "o" / ".engine"
     assert json.loads((engine.state_dir / "preset.json").read_text()) == run_of().model_dump(mode="json")
+
+
+def test_a_stored_preset_that_was_changed_is_written_anew(tmp_path: Path) -> None:
+    run = tiny()
+    file = tasks._stored_preset(run, tmp_path)
+    first = file.read_text()
+    file.write_text(first.replace("0", "1"))
+    assert tasks._stored_preset(run, tmp_path) == file and file.read_text() == first

@@ -57,7 +57,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_server, "_REQUEST_S", (0.5, 0.5))
 
 
-@pytest.mark.parametrize("address", ["auto", "ray://head:10001", "head:8265"])
+@pytest.mark.parametrize("address", [
+    "auto", "ray://head:10001", "head:8265", "http://", "http://[::1", "http://head:abc", "http://head:99999",
+    "http://head:8265?x=1",
+])  # fmt: skip
 def test_only_a_job_servers_address_is_taken(address: str) -> None:
     with pytest.raises(JobServerError, match="is not the address of a Ray job server"):
         JobServer(address, print)
