@@ -1,7 +1,8 @@
 """Prefect tasks: each runs one job, on this machine or on a Ray cluster, and returns the artifact's record.
 
 Tasks exchange only paths and records. Jobs resume after an interruption, so a task can be retried. A job on a cluster
-is followed, not owned: it ends with its run's cancellation, not with this process.
+is followed, not owned: it ends with its run's cancellation, not with this process. Jobs that need torch are imported
+where they run: twenty processes that follow jobs on a cluster would take 20 GB.
 """
 
 import functools
@@ -18,15 +19,12 @@ from ..datasets.artifact import Artifact
 from ..datasets.artifact_lookup import find_artifact
 from ..datasets.benchmarks import read_benchmark
 from ..datasets.schema import Row
-from ..datasets.shards.dataset import require_settings
 from ..datasets.storage import Location, StoreUnavailableError, state_folder
 from ..datasets.storage.atomic import write_json
 from ..datasets.storage.digests import json_digest
-from ..pipelines.cache import job as cache_job
 from ..pipelines.cache.config import CacheConfig
 from ..pipelines.common.older_versions import absent_fields
 from ..pipelines.curate import job as curate_job
-from ..pipelines.evaluate import job as evaluate_job
 from ..pipelines.evaluate.imported import ScoreFile
 from ..pipelines.evaluate.sources import Source
 from ..pipelines.render import job as render_job
@@ -34,7 +32,6 @@ from ..pipelines.runtime.job_server import JobUnknown
 from ..pipelines.runtime.packets import JobInterrupted
 from ..pipelines.runtime.runner import Engine
 from ..pipelines.runtime.submit import JobFailed, Order, submit_job
-from ..pipelines.train import job as train_job
 from .presets import Run
 from .run_state import RunState
 
@@ -145,6 +142,8 @@ def cache(run: Run, clips: Location, out: Location, cluster: str | None = None, 
     arguments: Words = ["cache", "--clips", clips, "--out", out]
 
     def run_local() -> Record:
+        from ..pipelines.cache import job as cache_job
+
         engine = _engine(run, out, in_process, arguments)
         return cache_job.run(run.cache, clips=clips, out=out, engine=engine, samples_drawn=run.samples_drawn)
 
@@ -167,6 +166,9 @@ def train(
         arguments += ["--from", from_checkpoint]
 
     def run_local() -> Record:
+        from ..datasets.shards.dataset import require_settings
+        from ..pipelines.train import job as train_job
+
         config, place = run.stage(stage), find_artifact(latents, "latents").path
         require_settings(place, run.cache.settings, absent_fields(CacheConfig))
         return train_job.run(config, latents=place, base=base, out=out, from_checkpoint=from_checkpoint)
@@ -192,6 +194,8 @@ def require_workers(run: Run, cluster: str | None, *stages: int) -> None:
 @task("pick {steps} steps")
 def pick(run: Run, run_out: Location, steps: int, cluster: str | None = None) -> Location:
     """Return the checkpoint of a training run after `steps`; write it if it does not exist."""
+    from ..pipelines.train import job as train_job
+
     if cluster is None:
         return train_job.pick(run_out, steps)
     words = ["pick", "--run", str(run_out), "--steps", str(steps)]
@@ -272,6 +276,8 @@ def evaluate(
         given["scores"] = list(scores)
 
     def run_local() -> Record:
+        from ..pipelines.evaluate import job as evaluate_job
+
         engine = _engine(run, out, in_process, arguments)
         return evaluate_job.run(run.evaluate, renders=renders, truth=truth, out=out, engine=engine, **given)
 

@@ -332,6 +332,13 @@ def test_the_command_and_the_configurations_open_without_the_engines() -> None:
     assert not heavy.intersection(json.loads(answer.stdout))
 
 
+def test_a_flow_that_follows_a_job_imports_no_network() -> None:
+    """Twenty such processes on one machine would take 20 GB."""
+    code = "import sys; import steadydancer.flows.reproduce; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "diffusers", "deepspeed"} & {*done.stdout.split()}
+
+
 def test_every_folder_of_code_is_named_in_pyproject() -> None:
     """A folder that is not named imports in an editable install and is absent from the wheel."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())

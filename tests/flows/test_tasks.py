@@ -84,7 +84,6 @@ def begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
     monkeypatch.setattr(Artifact, "committed", False)  # without asking a store
     for module in (tasks, artifact_lookup):
         monkeypatch.setattr(module, "find_artifact", lambda place, kind: SimpleNamespace(path=place))
-    monkeypatch.setattr(tasks, "require_settings", lambda *_: None)
     monkeypatch.setattr(shards, "require_settings", lambda *_: None)
     (tmp_path / "pairs.jsonl").write_text('{"image": "a.png", "driving": "b.mp4", "prompt": "dance; \'now\'"}\n')
     for name in ("truth", "clips x"):
