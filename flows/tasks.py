@@ -6,7 +6,6 @@ where they run: twenty processes that follow jobs on a cluster would take 20 GB.
 """
 
 import functools
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -111,8 +110,7 @@ def _stored_preset(run: Run, out: Location) -> Location:
     """Write the configuration beside the artifacts, where every node reads it: in a command it would fill the logs."""
     settings = run.model_dump(mode="json")
     file = out / ".presets" / f"{json_digest(settings)[:16]}.json"
-    if not file.is_file() or json.loads(file.read_text()) != json.loads(json.dumps(settings)):
-        write_json(file, settings)
+    write_json(file, settings)  # also over one that somebody has edited
     return file
 
 
