@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         size_for_area,
         video_index,
     )
-    from .reader import is_cross_checked
     from .writer import encode
 
 __all__ = [
@@ -44,7 +43,6 @@ __all__ = [
     "decoding_seconds",
     "encode",
     "frame_times_s",
-    "is_cross_checked",
     "low_resolution_pieces",
     "probe",
     "read_metadata",
@@ -52,6 +50,4 @@ __all__ = [
     "video_index",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__, {**dict.fromkeys(__all__, "api"), "encode": "writer", "is_cross_checked": "reader"}
-)
+__getattr__, __dir__ = lazy_names(__name__, {**dict.fromkeys(__all__, "api"), "encode": "writer"})

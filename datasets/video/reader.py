@@ -31,7 +31,7 @@ _LOW_RESOLUTION_FILTER = "AREA"
 _MAX_CACHED_INDICES = 64
 
 CROSS_CHECKED_SHARE = 0.01
-_MAX_DIFFERENCE = 1.5
+MAX_DIFFERENCE = 1.5
 """Mean over a frame, in levels. Builds of one scaler differ by at most 0.7 (and by 0 without scaling), different frames
 of a moving scene by more."""
 
@@ -199,8 +199,7 @@ class VideoReader:
         return _Source(path, file, index)
 
     def _expect_decoding(self, index: VideoIndex, positions: np.ndarray) -> None:
-        num_decoded = int(positions.max()) + 1 - index.entry_before(int(positions.min()))
-        self._expect(num_decoded * index.info.height * index.info.width / _PIXELS_PER_SECOND)
+        self._expect(seconds_to_decode(index, positions))
 
     def _picture(self, source: _Source, position: int, size: Size, filter_name: str = "BILINEAR") -> np.ndarray:
         """Decode one frame with PyAV, starting from the current frame of its decoder."""
@@ -223,7 +222,7 @@ class VideoReader:
         if is_cross_checked(source.index):
             self.counts["cross_checked"] += 1
             difference = np.subtract(picture, self._picture(source, position, size), dtype=np.int16)
-            if np.abs(difference).mean() > _MAX_DIFFERENCE:
+            if np.abs(difference).mean() > MAX_DIFFERENCE:
                 self.counts["decord_unfit"] += 1
                 raise DecordRefusal(f"decord and PyAV return different frames at {position}")
         return picture
@@ -239,6 +238,12 @@ class VideoReader:
 
     def _cache_frames(self, file: Identity, frames: dict[int, np.ndarray]) -> None:
         self._cached_frames = {file: frames}  # one file only: its spans are read before the pass of the next file
+
+
+def seconds_to_decode(index: VideoIndex, positions: np.ndarray) -> float:
+    """Return the CPU seconds that a slow core needs for frames, with those before them since a random access point."""
+    num_decoded = int(positions.max()) + 1 - index.entry_before(int(positions.min()))
+    return num_decoded * index.info.height * index.info.width / _PIXELS_PER_SECOND
 
 
 def _places(requested: np.ndarray) -> Places:

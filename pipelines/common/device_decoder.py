@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torchcodec.decoders import VideoDecoder
 
+    from ...datasets.video.info import Identity
+
 MAX_TIME_DIFFERENCE_S = 2e-3
 
 
@@ -21,7 +23,7 @@ def serve(descriptor: int, device: str) -> None:
     torch.set_num_threads(1)
     torch.multiprocessing.set_sharing_strategy("file_system")  # of tensors on the host: needs no common key
     connection = Connection(descriptor)
-    opened: tuple[str, int, VideoDecoder] | None = None  # a file, the last position read, and its decoder
+    opened: tuple[Identity, int, VideoDecoder] | None = None  # a file, the last position read, and its decoder
     while True:
         try:
             request = ForkingPickler.loads(connection.recv_bytes())
@@ -30,10 +32,10 @@ def serve(descriptor: int, device: str) -> None:
         try:
             from torchcodec.decoders import VideoDecoder
 
-            path, mappings = request.pop("path"), request.pop("mappings")
+            path, file, mappings = (request.pop(name) for name in ("path", "file", "mappings"))
             first, last = min(request["positions"]), max(request["positions"])
             # A decoder that seeks backward has returned a wrong frame of H.265 (torchcodec #1339).
-            if opened is None or opened[0] != path or first < opened[1]:
+            if opened is None or opened[0] != file or first < opened[1]:
                 opened = None  # its memory is free before the next decoder allocates
                 decoder = VideoDecoder(path, device=device, custom_frame_mappings=mappings)
                 if device != "cpu" and decoder.cpu_fallback:
@@ -41,7 +43,7 @@ def serve(descriptor: int, device: str) -> None:
             else:
                 decoder = opened[2]
             answer: tuple[str, Any] = ("frames", frames_of(decoder, **request))
-            opened = path, last, decoder
+            opened = file, last, decoder
         except Exception as error:  # torchcodec's errors have no common type; PyAV decides about the file
             answer, opened = ("refused", f"{type(error).__name__}: {error}"), None
         connection.send_bytes(ForkingPickler.dumps(answer))

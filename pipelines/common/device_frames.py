@@ -27,19 +27,17 @@ from numpy.typing import NDArray
 
 from ...datasets.arrays import Floats64
 from ...datasets.child_processes import serving, start_child
-from ...datasets.video import VideoError, VideoIndex, decode, is_cross_checked, video_index
-from ...datasets.video.deadline import Deadline, Limits
+from ...datasets.video import VideoError, VideoIndex, decode, video_index
+from ...datasets.video.client import LIMITS, MAX_REQUESTS
+from ...datasets.video.deadline import Deadline
+from ...datasets.video.info import Identity, identity
+from ...datasets.video.reader import MAX_DIFFERENCE, is_cross_checked, seconds_to_decode
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+PathLike = str | os.PathLike[str]
 START = serving("steadydancer.pipelines.common.device_decoder")
-LIMITS = Limits()
-MAX_REQUESTS = 1000  # then the process is replaced: leaks of native libraries grow with the number of files
-MAX_DIFFERENCE = 1.5
-"""Mean over a frame, in levels, between these frames and PyAV's: decoders differ by less, different frames by more."""
-EXPECTED_PIXELS_PER_SECOND = 50e6
-
 
 counts: Counter[str] = Counter()
 """Events of all readers of this process, by the names of `DeviceReader.counts`."""
@@ -69,13 +67,11 @@ class DeviceReader:
         """Set the device; nothing is started yet."""
         self.device = device
         self.counts: Counter[str] = Counter()
-        self._refused: set[str] = set()
+        self._refused: set[Identity] = set()
         self._checked_codecs: set[str] = set()  # of which one file was like PyAV's
         self._process: _Process | None = None
 
-    def read(
-        self, path: str | os.PathLike[str], times_s: Floats64, height: int | None = None, width: int | None = None
-    ) -> Tensor:
+    def read(self, path: PathLike, times_s: Floats64, height: int | None = None, width: int | None = None) -> Tensor:
         """Decode the frames displayed at `times_s`, upright; return uint8 [F, H, W, 3] RGB on the device.
 
         Args:
@@ -89,15 +85,14 @@ class DeviceReader:
         """
         import torch
 
-        index = video_index(path)
-        name = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - as named
-        if name not in self._refused:
+        index, file = video_index(path), identity(path)
+        if file not in self._refused:
             try:
-                frames = self._on_device(name, index, times_s, (height or index.info.height, width or index.info.width))
+                frames = self._on_device(path, index, times_s, (height or index.info.height, width or index.info.width))
                 self._count("device")
                 return frames
             except DeviceRefusalError:
-                self._refused.add(name)
+                self._refused.add(file)
                 self._count("refused")
         self._count("host")
         return torch.from_numpy(decode(path, times_s, height, width)).to(self.device)
@@ -112,7 +107,9 @@ class DeviceReader:
         self.counts[event] += 1
         counts[event] += 1
 
-    def _on_device(self, path: str, index: VideoIndex, times_s: Floats64, size: tuple[int, int]) -> Tensor:
+    def _on_device(
+        self, path: str | os.PathLike[str], index: VideoIndex, times_s: Floats64, size: tuple[int, int]
+    ) -> Tensor:
         if reason := unsuitable(index):
             raise DeviceRefusalError(reason)
         positions = index.positions_at(times_s)
@@ -121,7 +118,7 @@ class DeviceReader:
             self._checked_codecs.add(index.info.codec)
         return self._frames(path, index, positions, size)
 
-    def _cross_check(self, path: str, index: VideoIndex, positions: NDArray[np.int64]) -> None:
+    def _cross_check(self, path: PathLike, index: VideoIndex, positions: NDArray[np.int64]) -> None:
         """Compare the frames with PyAV's, at their own size: scalers differ by more than decoders."""
         self._count("cross_checked")
         frames = self._frames(path, index, positions, (index.info.height, index.info.width)).cpu().numpy()
@@ -131,9 +128,12 @@ class DeviceReader:
             self._count("unfit")
             raise DeviceRefusalError(f"frames differ from PyAV's by {difference:.1f} levels")
 
-    def _frames(self, path: str, index: VideoIndex, positions: NDArray[np.int64], size: tuple[int, int]) -> Tensor:
+    def _frames(
+        self, path: str | os.PathLike[str], index: VideoIndex, positions: NDArray[np.int64], size: tuple[int, int]
+    ) -> Tensor:
         request = {
-            "path": path,
+            "path": os.path.abspath(os.fsdecode(path)),  # noqa: PTH100 - as named
+            "file": identity(path),
             "mappings": frame_mappings(index),
             "num_frames": index.info.num_frames,
             "positions": positions.tolist(),
@@ -141,13 +141,11 @@ class DeviceReader:
             "whole": (index.info.height, index.info.width),
             "size": size,
         }
-        decoded = int(positions.max()) + 1 - index.entry_before(int(positions.min()))
-        expected_s = decoded * index.info.width * index.info.height / EXPECTED_PIXELS_PER_SECOND
         if self._process is None or not self._process.is_usable():
             self.close()
             self._process = _Process(self.device)
         try:
-            kind, answer = self._process.request(request, expected_s)
+            kind, answer = self._process.request(request, seconds_to_decode(index, positions))
         except (EOFError, OSError, VideoError) as error:  # it crashed or hung; the file's verdict is PyAV's
             self._count("lost")
             self.close()

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from steadydancer.datasets.video import VideoError, decode, probe
+from steadydancer.datasets.video.deadline import Limits
 from steadydancer.pipelines.common import device_frames
 from steadydancer.pipelines.common.device_frames import DeviceReader
 
@@ -66,7 +67,7 @@ def one_reader(device: str) -> Iterator[DeviceReader]:
 
 @pytest.fixture
 def reader(one_reader: DeviceReader, monkeypatch: pytest.MonkeyPatch) -> DeviceReader:
-    """A reader that has read nothing; its process goes on, as its imports take seconds."""
+    """Return the shared reader with its counts cleared; to start its process takes seconds."""
     one_reader.counts.clear()
     one_reader._checked_codecs = {"h264", "hevc"}
     monkeypatch.setattr(device_frames, "is_cross_checked", lambda index: False)  # drawn by content
@@ -137,7 +138,9 @@ def test_a_broken_file_has_the_verdict_of_the_cpu(reader: DeviceReader, tmp_path
         with pytest.raises(VideoError) as theirs:
             reader.read(path, TIMES_S)
         assert (theirs.value.reason, theirs.value.detail) == (ours.value.reason, ours.value.detail)
-    assert torch.equal(reader.read(good, TIMES_S).cpu(), torch.from_numpy(decode(good, TIMES_S)))  # and goes on
+    assert torch.equal(
+        reader.read(good, TIMES_S).cpu(), torch.from_numpy(decode(good, TIMES_S))
+    )  # the process still works
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -152,7 +155,7 @@ def test_a_process_that_crashes_or_hangs_costs_no_frame(
     is_usable = process.is_usable
     monkeypatch.setattr(process, "is_usable", lambda: (is_usable(), os.kill(process._process.pid, number))[0])
     with monkeypatch.context() as patience:
-        patience.setattr(device_frames, "LIMITS", device_frames.Limits(idle_s=1))
+        patience.setattr(device_frames, "LIMITS", Limits(idle_s=1))
         assert torch.equal(reader.read(path, TIMES_S), before)  # by the CPU
     assert reader.counts == {"device": 1, "lost": 1, "refused": 1, "host": 1}
     assert torch.equal(reader.read(other, TIMES_S), before)  # by a new process
