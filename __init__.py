@@ -18,7 +18,7 @@ class SteadyDancerError(Exception):
 
 
 class TemporaryError(SteadyDancerError):
-    """A fault that passes: the same command, run again later, goes on where this one ended."""
+    """A temporary error, such as a store that does not answer: the same command, run again later, resumes."""
 
     exit_status = 75  # EX_TEMPFAIL of sysexits.h
 

@@ -63,7 +63,7 @@ def cli() -> None:
     """Curate, cache, train, render and evaluate: animate a person from an image and a driving video.
 
     Run an interrupted command again to resume it. A finished command reports that there is nothing to do. Exit status
-    75: ended by a fault that passes, such as a store that does not answer; the same command goes on later.
+    75 means a temporary error, such as a store that does not answer: run the same command again later to resume.
     """
 
 

@@ -15,7 +15,7 @@ LINGER_S = 30.0  # longest time for processes that the command left behind
 
 @dataclass(frozen=True)
 class Used:
-    """What a command used. `counted`: of which processes the CPU seconds are."""
+    """CPU and wall seconds of a command; `counted` names the processes whose CPU seconds are included."""
 
     status: int
     cpu_s: float

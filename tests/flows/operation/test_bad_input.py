@@ -1,4 +1,4 @@
-"""Mistakes of an operator: each is told in one sentence within a minute: the request, the answer and the remedy."""
+"""Mistakes of an operator fail within a minute, with one sentence that has the request, the answer and the remedy."""
 
 import json
 import os

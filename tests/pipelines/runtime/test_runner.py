@@ -220,7 +220,7 @@ def test_a_clip_that_kills_every_worker_does_not_hold_the_job_for_ever(
     with pytest.raises(JobStopped, match=r"workers die .* on one of \d+ inputs"):
         run(tmp_path / "out", config, Engine(tmp_path / "state"))
     assert "clip3" not in done(tmp_path / "out")
-    if second_share == 1:  # each packet is told apart: all others are finished
+    if second_share == 1:  # the packets of all other clips are finished
         assert done(tmp_path / "out") == {name: value for name, value in EXPECTED.items() if name != "clip3"}
     assert run(tmp_path / "out", {}, Engine(tmp_path / "state")) == EXPECTED
 

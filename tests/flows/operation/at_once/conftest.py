@@ -177,7 +177,7 @@ class Operator:
 
 
 class Faults:
-    """What goes wrong, each by a method that says what it did."""
+    """Cause faults; each method causes one and returns a description of it."""
 
     def __init__(self, operator: Operator, store: Store, proxy: Any, draw: random.Random) -> None:
         self.operator, self.trial, self.store, self.proxy, self.draw = operator, operator.trial, store, proxy, draw

@@ -68,7 +68,7 @@ def test_a_store_that_denies_a_write_is_told(store: Any, orders: Callable[[str],
 
 
 def results(orders: dict[str, Any]) -> dict[str, Any]:
-    """What must not depend on faults: rows, samples, weights to the bit, videos to the byte, scores."""
+    """Return what faults must not change: rows, samples, weights, videos and scores."""
     curation, training, rendering = (location(given["out"]) for given in orders.values())
     samples = ShardDataset(curation / "latents")
     weights = {n: load_file(training / f"stage{n}/checkpoint/transformer/diffusion_pytorch_model.safetensors")
