@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from .artifact import VERDICTS, Artifact, ArtifactError, Packet
 from .artifact_lookup import find_artifact
-from .schema import CLIP_SCHEMA, Row
+from .schema import CLIP_SCHEMA, FRAME_MODEL, Row
 from .storage import Location, join, location
 from .storage.digests import json_digest
 
@@ -64,21 +64,37 @@ class Clips:
         Raises:
             ArtifactError: a part is missing or damaged, or does not contain a row's keypoints.
         """
+        poses = {row["clip_id"]: row["pose"] for row in self._measured(rows, ["pose"])}
+        if without := sorted(clip_id for clip_id, pose in poses.items() if pose is None):
+            raise ArtifactError(f"{self.measured.path} has no keypoints for {without[0]}: curate the clips again")
+        return poses
+
+    def annotations(self, model: str, rows: Iterable[Row]) -> list[Row]:
+        """Read what a frame model wrote for rows, as those of `poses`: `clip_id` and the model's columns `model_…`.
+
+        Raises:
+            ArtifactError: the clips were curated without this model, or a part is missing or damaged.
+        """
+        if model not in self.record.get("frame_models", {}):
+            known = ", ".join(self.record.get("frame_models", {})) or "none"
+            raise ArtifactError(f"{self.artifact.path} has no annotations of {model}; its frame models: {known}")
+        schema = self.measured.part_schema(self.measured.parts()[0])
+        own = [field.name for field in schema if (field.metadata or {}).get(FRAME_MODEL) == model.encode()]
+        return list(self._measured(rows, own))
+
+    def _measured(self, rows: Iterable[Row], columns: list[str]) -> Iterator[Row]:
+        """Yield `clip_id` and columns of these rows from `measured`, part by part."""
         wanted: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
         for row in rows:
             wanted[row["measured_part"]][row["clip_id"], row["source_path"]] = row["clip_id"]
-        poses = {}
         for part, keys in wanted.items():
-            table = self.measured.read_part(part, ["clip_id", "source_path", "pose"])
+            table = self.measured.read_part(part, ["clip_id", "source_path", *columns])
             ids, paths = (table.column(name).to_pylist() for name in ("clip_id", "source_path"))
             for index, key in enumerate(zip(ids, paths, strict=True)):
-                if key in keys and (pose := table.column("pose")[index].as_py()) is not None:
-                    poses[keys.pop(key)] = pose
+                if key in keys:
+                    yield {"clip_id": keys.pop(key), **{name: table.column(name)[index].as_py() for name in columns}}
             if keys:
-                raise ArtifactError(
-                    f"{self.measured.path / part} has no keypoints for {min(keys)[0]}: curate the clips again"
-                )
-        return poses
+                raise ArtifactError(f"{self.measured.path / part} has no row of {min(keys)[0]}: curate the clips again")
 
 
 class MeasuredRows:

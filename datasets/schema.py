@@ -198,6 +198,9 @@ CLIP_SCHEMA = pa.schema(
     ]
 )
 
+FRAME_MODEL = b"frame_model"
+"""In a field's metadata: the frame model that wrote the column, see `pipelines/curate/frame_models.py`."""
+
 CROP_COLUMNS = tuple(name for name in CLIP_SCHEMA.names if name.startswith("crop_"))
 
 

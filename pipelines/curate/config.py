@@ -114,6 +114,9 @@ class CurateConfig(BaseModel):
     pose_model: str = Field(
         "auto", description="`blazepose`, `dwpose`, `supplied`, or `auto`: supplied keypoints, else an available model"
     )
+    frame_models: tuple[str, ...] = Field(
+        (), description="registered models that see the frames of each clip with a pose, such as captions, embeddings"
+    )
     min_joint_confidence: float = Field(
         0.3, ge=0, le=1, description="a joint below this confidence counts as invisible (DWPose's threshold)"
     )
@@ -137,6 +140,8 @@ class CurateConfig(BaseModel):
             raise ValueError(f"num_frames must be 4k + 1 (the VAE takes 4 frames at a time), got {self.num_frames}")
         if self.decoder == "gpu" and not self.num_gpus:
             raise ValueError("decoder is gpu, but num_gpus is 0: give the workers a share of a GPU, or choose cpu")
+        if len(set(self.frame_models)) < len(self.frame_models):
+            raise ValueError(f"frame_models must be different, got {', '.join(self.frame_models)}")
         for shape in self.gates_by_shape:
             self.gates_for(shape)
         return self

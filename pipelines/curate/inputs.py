@@ -14,6 +14,7 @@ from ...datasets.storage import Location, location
 from ...datasets.storage.cache import require_scratch
 from ...datasets.storage.digests import content_digest, json_digest
 from .config import CurateConfig
+from .frame_models import versions_of
 from .ingest import Sources, sources_digest
 from .networks import files_of_excluded, load_excluded
 from .parent import RULES_READ, Parent
@@ -30,14 +31,19 @@ class Inputs:
         parent: `--out` of an earlier curation whose measurements are reused; None without one.
 
     Raises:
-        SteadyDancerError: the excluded set, a folder for scratch files or a finished parent is missing.
+        SteadyDancerError: the excluded set, a folder for scratch files, a frame model or a finished parent is missing.
+
+    Attributes:
+        frame_models: name → version of the frame models.
     """
 
     def __init__(self, config: CurateConfig, clips: str, found: Sources, parent: Location | None) -> None:
         self.config, self.clips, self.found, self.sources = config, clips, found, found.table
         self.paths = paths_of(found.table)
         _check_prerequisites(config)
-        self.parent = Parent.of(parent, config, self.sources["source_path"], self.excluded) if parent else None
+        self.frame_models = versions_of(config.frame_models)
+        others = {"excluded": self.excluded, "frame_models": self.frame_models}
+        self.parent = Parent.of(parent, config, self.sources["source_path"], others) if parent else None
 
     @cached_property
     def excluded(self) -> str | None:
@@ -59,6 +65,8 @@ class Inputs:
         }
         if self.excluded:
             plan["excluded"] = self.excluded
+        if self.frame_models:
+            plan["frame_models"] = self.frame_models
         if self.parent:
             plan["parent"] = json_digest(self.parent.clips.record)
         return plan

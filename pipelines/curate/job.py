@@ -13,16 +13,17 @@ import pyarrow.compute as pc
 from ... import __version__
 from ...datasets.artifact import Artifact, ArtifactError, exclusive
 from ...datasets.clips import COLUMNS, PART_ROWS, MeasuredRows, count_written
-from ...datasets.schema import CLIP_SCHEMA, to_table
+from ...datasets.schema import to_table
 from ...datasets.storage import Location, relative
 from ...datasets.storage.cache import scratch_dir
 from ..common.outcomes import warn_first
 from ..runtime.runner import Engine, Job, run_packets
 from .config import CurateConfig
+from .frame_models import annotated_schema
 from .ingest import find_sources
 from .inputs import Inputs, row_opener
 from .networks import MAX_SHOWN, gather_excluded
-from .parent import absent_settings, discard_changed_parts, forgotten_fields
+from .parent import absent_settings, discard_changed_parts, fields_of_versions
 from .selection.fingerprints import Fingerprints
 from .selection.select import columns_read, select
 from .selection.verdicts import Piece, Selection
@@ -96,14 +97,14 @@ def _measure(inputs: Inputs, measured: Artifact, artifact: Artifact, engine: Eng
         artifact.remove_parts()  # verdicts of an earlier attempt on the old files
         words = f"measuring {len(replaced)} sources again because their files were replaced"
         print(f"curate: {words}, first {replaced[0]}", file=sys.stderr, flush=True)
-    open_row = row_opener(inputs.sources, inputs.paths)
+    open_row, schema = row_opener(inputs.sources, inputs.paths), annotated_schema(config.frame_models)
     job = Job(
         name="curate",
         stages=old.stages(stages(config)) if old else stages(config),
         config=working,
-        schema=CLIP_SCHEMA,
+        schema=schema,
         open_row=(lambda path: old.open_row(open_row(path))) if old else open_row,
-        write_packet=lambda packet, rows: measured.write_part(packet, to_table(rows)),
+        write_packet=lambda packet, rows: measured.write_part(packet, to_table(rows, schema)),
     )
     seconds, decoding = split_meters(run_packets(job, measured, packets, engine))
     rows = MeasuredRows(measured, [measured.part(packet).name for packet in packets])
@@ -120,8 +121,13 @@ def _record(
         "version": __version__,
         "config": run_plan["config"],
         "rules": run_plan["rules"],
+        **({"frame_models": inputs.frame_models} if inputs.frame_models else {}),
         "selection": selection.record() | {"measured_gates": run_plan["config"]["gates"]},
-        **({"parent": old.record(out, _num_reused_sources(seen)), **forgotten_fields(old.clips.record)} if old else {}),
+        **(
+            {"parent": old.record(out, _num_reused_sources(seen)), **fields_of_versions(old.clips.record)}
+            if old
+            else {}
+        ),
         "measured": relative(done.rows.measured.path, out),
         "inputs": {
             "clips": inputs.clips,

@@ -1,7 +1,7 @@
 """Networks of the row stages, loaded once per worker; None where one is not available."""
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
@@ -17,6 +17,7 @@ from ...datasets.video import VideoError, decode_low_resolution
 from ...models.weights.catalogue import local_folder
 from ..common.poses import load_pose_estimator
 from .config import CurateConfig
+from .frame_models import FrameModel, find_frame_models
 from .scores.duplicates import MIN_CHANGE, Excluded, fingerprint, pictures
 
 if TYPE_CHECKING:
@@ -52,13 +53,15 @@ class ScoreTools:
 
 @dataclass(frozen=True)
 class PoseTools:
-    """Tools of `estimate_pose`: the pose estimator for clips without supplied keypoints, the smoothness model, and a
-    reader that leaves frames on the GPU.
+    """Tools of `estimate_pose`: the pose estimator for clips without supplied keypoints, the smoothness model, a reader
+    that leaves frames on the GPU, and the frame models with the device on which they expect frames.
     """
 
     estimator: "PoseEstimator | None" = None
     smoothness: "MotionSmoothness | None" = None
     reader: "DeviceReader | None" = None
+    frame_models: dict[str, FrameModel] = field(default_factory=dict)
+    device: str = "cpu"
 
 
 def load_shot_tools(config: CurateConfig) -> ShotTools:
@@ -129,13 +132,15 @@ def find_aesthetic_files() -> tuple[Path, Path] | None:
 
 
 def load_pose_tools(config: CurateConfig) -> PoseTools:
-    """Load the pose model, AMT-S if its weights are present, and the GPU's decoder if it is wanted.
+    """Load the pose model, AMT-S if its weights are present, the GPU's decoder if it is wanted, and the frame models.
 
     Raises:
         SteadyDancerError: a model that the configuration names is not available.
     """
-    estimator, smoothness = load_pose_estimator(config.pose_model, _device(config)), _load_smoothness(config)
-    return PoseTools(estimator, smoothness, _load_reader(config))
+    device = _device(config)
+    estimator, smoothness = load_pose_estimator(config.pose_model, device), _load_smoothness(config)
+    frame_models = {name: model(device) for name, model in find_frame_models(config.frame_models).items()}
+    return PoseTools(estimator, smoothness, _load_reader(config), frame_models, device)
 
 
 def _load_reader(config: CurateConfig) -> "DeviceReader | None":

@@ -53,16 +53,14 @@ class Parent:
     gone: list[str]
 
     @classmethod
-    def of(
-        cls, folder: Location, config: CurateConfig, sources: pa.ChunkedArray, excluded: str | None = None
-    ) -> "Parent":
+    def of(cls, folder: Location, config: CurateConfig, sources: pa.ChunkedArray, others: dict[str, Any]) -> "Parent":
         """Find the measurements in `folder` that can be reused under `config`.
 
         Args:
             folder: `--out` of the parent.
             config: of the new curation.
             sources: paths of the new curation's sources.
-            excluded: digest of the excluded set.
+            others: what else decides measurements: the digest of the `excluded` set, versions of the `frame_models`.
 
         Raises:
             ArtifactError: the parent is not finished, or was measured with different settings or rules.
@@ -71,7 +69,8 @@ class Parent:
         kept = set(CurateConfig.model_fields) - set(IRRELEVANT_FIELDS)
         new: dict[str, Any] = config.model_dump(mode="json", include=kept)
         old = CurateConfig.model_validate(clips.record["config"]).model_dump(mode="json", include=kept)
-        new["excluded"], old["excluded"] = excluded, clips.record["inputs"].get("excluded")
+        excluded, frame_models = clips.record["inputs"].get("excluded"), clips.record.get("frame_models", {})
+        new, old = new | others, old | {"excluded": excluded, "frame_models": frame_models}
         if changes := format_differences(old, new):
             raise ArtifactError(
                 f"{clips.artifact.path} was measured with different settings:\n{changes}\n"
@@ -251,9 +250,9 @@ def _digest(place: Location) -> str | None:
         return None
 
 
-def forgotten_fields(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries on forgotten sources of a record, for the record of the next version."""
-    return {name: record[name] for name in ("forgotten", "tombstones") if name in record}
+def fields_of_versions(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a record that hold for the next version as well: forgotten sources, and frame models."""
+    return {name: record[name] for name in ("forgotten", "tombstones", "frame_models") if name in record}
 
 
 def reject_forgotten(forgotten: frozenset[str], row: Row, config: CurateConfig, tools: None = None) -> Row:

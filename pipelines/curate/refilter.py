@@ -16,7 +16,7 @@ from ...datasets.storage import Location, relative
 from ...datasets.storage.cache import require_scratch, scratch_dir
 from ...datasets.storage.digests import json_digest
 from .config import SELECTION_FIELDS, CurateConfig
-from .parent import absent_settings, forgotten_fields, measured_gates
+from .parent import absent_settings, fields_of_versions, measured_gates
 from .selection.fingerprints import Fingerprints
 from .selection.overrides import Decisions, read_decisions
 from .selection.select import columns_read, select
@@ -110,7 +110,7 @@ def run(config: CurateConfig, *, clips: Location, out: Location, decisions: Loca
                 "inputs": old.record["inputs"],
                 "counts": count_written(artifact, old.record["counts"]["inputs"]),
                 "pose_models": old.record["pose_models"],
-                **forgotten_fields(old.record),
+                **fields_of_versions(old.record),
                 "seconds": {"total": time.perf_counter() - start},
             }
         )

@@ -3,23 +3,24 @@
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...datasets.arrays import Floats64, Frames
+from ...datasets.arrays import Frames
 from ...datasets.schema import Row, columns_of
 from ...datasets.sidecars import KEYPOINTS, sidecar, sidecar_note
 from ...datasets.source_content import content_id
 from ...datasets.storage.digests import json_digest
 from ...datasets.text import TextError, read_caption
-from ...datasets.video import VideoInfo, decode, decode_sparse, low_resolution_pieces, probe
+from ...datasets.video import VideoInfo, decode_sparse, low_resolution_pieces, probe
 from ...datasets.video.info import identity
 from ..common.crop import content_shares, content_size, crop_frames, to_content, to_frame
 from ..common.poses import find_poses
 from ..runtime.local_files import on_local_copies, reading_video
 from ..runtime.stage import BadClip
+from .clip_frames import ClipFrames
 from .config import CurateConfig
+from .frame_models import annotate
 from .gates import CHEAP_GATES, PERSON_GATES, PICTURE_GATES, TEXT_GATES
 from .networks import LOW_RESOLUTION_PX, PoseTools, ScoreTools, ShotTools
 from .scores.borders import Box, find_content
@@ -34,12 +35,6 @@ from .scores.pose_scores import appearance_change, count_tracks, pose_scores
 from .scores.shots import PIECE_FRAMES, ShotPass
 from .selection.select import failed_gate
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..common.device_frames import DeviceReader
-
-POSE_SIDE_PX = 512
 ATTEMPTS = 3  # to read a file that is replaced meanwhile
 
 
@@ -216,7 +211,7 @@ def _content(row: Row, box: Box) -> Row:
 
 @on_local_copies("source_path", unchanged_since="source_id")
 def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None) -> Row:
-    """Estimate keypoints of every frame and score them; skip clips that a cheap gate rejects.
+    """Estimate keypoints of every frame, score them, and run frame models; skip clips that a cheap gate rejects.
 
     The pose is estimated and scored inside the borders, and stored relative to the whole frame.
     """
@@ -225,19 +220,9 @@ def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None
     tools = tools or PoseTools()
     times_s = row["start_s"] + np.arange(row["num_frames"]) / config.fps
     shares = content_shares(row)
-    decoded: list[Frames] = []
-    on_device: list[Tensor] = []
-
-    def read_frames() -> Frames:
-        frames = _frames(row, times_s, POSE_SIDE_PX, tools.reader)
-        if not isinstance(frames, np.ndarray):
-            on_device.append(crop_frames(frames, shares))
-            frames = frames.cpu().numpy()
-        decoded.append(crop_frames(frames, shares))
-        return decoded[0]
-
+    frames = ClipFrames(row, times_s, tools.reader)
     model, counted, tracks = find_poses(
-        Path(row["source_path"]), times_s, read_frames, config.pose_model, tools.estimator
+        Path(row["source_path"]), times_s, lambda: frames.in_memory, config.pose_model, tools.estimator
     )
     seen: Row = {
         **row,
@@ -248,28 +233,18 @@ def estimate_pose(row: Row, config: CurateConfig, tools: PoseTools | None = None
     if not tracks:
         return seen if model is None else {**seen, "missing_pose_ratio": 1.0}
     # Supplied keypoints refer to the whole frame, estimated ones to the crop.
-    poses = [track.pose if decoded else to_content(track.pose, shares) for track in tracks]
+    poses = [track.pose if frames.were_read else to_content(track.pose, shares) for track in tracks]
     if counted is not None:
         seen["num_persons"], seen["other_person_ratio"] = count_tracks(poses)
     height, width = content_size(row)
     scores = pose_scores(poses[0], tracks[0].confidence, width / height, config.fps)
-    scores["appearance_change"] = appearance_change(decoded[0], poses[0]) if decoded else None
-    scores["subject_clipped_ratio"] = subject_clipped_ratio(decoded[0], poses[0]) if decoded else None
-    # Supplied keypoints need no frames, smoothness does.
-    scores["motion_smoothness"] = (
-        tools.smoothness(decoded[0] if decoded else read_frames(), *on_device) if tools.smoothness else None
-    )
+    decoded = frames.in_memory if frames.were_read else None
+    scores["appearance_change"] = None if decoded is None else appearance_change(decoded, poses[0])
+    scores["subject_clipped_ratio"] = None if decoded is None else subject_clipped_ratio(decoded, poses[0])
+    # Supplied keypoints need no frames, smoothness and frame models do.
+    scores["motion_smoothness"] = tools.smoothness(frames.in_memory, frames.on_device) if tools.smoothness else None
+    if tools.frame_models:
+        seen |= annotate(tools.frame_models, frames.tensor(tools.device), config.fps)
     pose = to_frame(poses[0], shares).to_bytes()
     digest = sha256(pose).hexdigest()[:16]
     return {**seen, "pose": pose, "pose_digest": digest, **scores}
-
-
-def _frames(row: Row, times_s: Floats64, short_side: int, reader: "DeviceReader | None" = None) -> "Frames | Tensor":
-    """Decode the frames at these times, scaled to the given short side (never above the source's), sides even.
-
-    With a reader, they stay on its device.
-    """
-    scale = min(1.0, short_side / min(row["height"], row["width"]))
-    height, width = (max(2, round(row[side] * scale / 2) * 2) for side in ("height", "width"))
-    with reading_video():
-        return (reader.read if reader else decode)(row["source_path"], times_s, height, width)

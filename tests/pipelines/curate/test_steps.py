@@ -18,7 +18,7 @@ from steadydancer.datasets.video import encode
 from steadydancer.models.pose.track import PoseTrack
 from steadydancer.pipelines.common.crop import content_shares, to_content
 from steadydancer.pipelines.common.device_frames import DeviceReader
-from steadydancer.pipelines.curate import steps
+from steadydancer.pipelines.curate import clip_frames, steps
 from steadydancer.pipelines.curate.config import CurateConfig
 from steadydancer.pipelines.curate.gates import Gates
 from steadydancer.pipelines.curate.networks import PoseTools, ScoreTools, ShotTools
@@ -295,7 +295,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         asked.append((times_s.tolist(), height, width))
         return np.zeros((len(times_s), height, width, 3), np.uint8)
 
-    monkeypatch.setattr(steps, "decode", decode)
+    monkeypatch.setattr(clip_frames, "decode", decode)
     return asked
 
 
@@ -338,7 +338,8 @@ def test_frames_on_a_device_are_read_once_and_stay_there_for_the_network(tmp_pat
     tools = PoseTools(cast("Any", Estimator(person[15:24])), cast("Any", smoothness))
     outs = [cast("Row", estimate_pose(row, config(), replace(tools, reader=one))) for one in (None, reader)]
     assert outs[0] == outs[1]  # on the CPU, to the bit
-    (array,), (same, tensor) = shown
+    (array, nothing), (same, tensor) = shown
+    assert nothing is None
     np.testing.assert_array_equal(array, same)
     np.testing.assert_array_equal(array, tensor.numpy())
     assert sum(reader.counts[name] for name in ("device", "host")) == 1
@@ -386,5 +387,8 @@ def test_frames_are_never_larger_than_their_source_and_have_even_sides(decoded: 
     for width, height, expected in (
         (320, 240, (240, 320)), (2000, 1000, (512, 1024)), (1001, 2003, (1024, 512)), (101, 77, (76, 100)),
     ):  # fmt: skip
-        steps._frames({**SIZE, "source_path": "a", "width": width, "height": height}, np.zeros(1), 512)
-        assert decoded[-1][1:] == expected
+        frames = clip_frames.ClipFrames({**SIZE, "source_path": "a", "width": width, "height": height}, np.zeros(1))
+        assert not frames.were_read and frames.in_memory.shape == (1, *expected, 3)
+        assert frames.were_read and decoded[-1][1:] == expected and frames.on_device is None
+        assert frames.tensor("cpu").shape == (1, *expected, 3) and len(decoded) == 1
+        decoded.clear()

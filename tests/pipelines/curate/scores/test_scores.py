@@ -381,7 +381,7 @@ def test_smoothness_is_null_without_its_network_and_never_refuses_by_default(
         load_pose_tools(config.model_copy(update={"smoothness_model": "amt"}))
 
     shown: list[tuple[int, ...]] = []
-    network = cast("MotionSmoothness", lambda frames: shown.append(frames.shape) or 0.25)
+    network = cast("MotionSmoothness", lambda frames, on_device: shown.append(frames.shape) or 0.25)
     row = estimate_pose(row, config, PoseTools(smoothness=network))
     assert row["motion_smoothness"] == 0.25 and shown == [(9, 256, 192, 3)]
     assert all(gate != "min_motion_smoothness" for gate, *_ in Gates().bounds())
