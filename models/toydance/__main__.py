@@ -1,7 +1,7 @@
 """Make the small networks: `python -m steadydancer.models.toydance PART --out DIR`, in the order of `STEPS`.
 
-`decoder` trains the decoder of `autoencoder` on. `clips` writes the videos that base and stages are trained on. `ship`
-writes the folder that the package ships.
+`decoder` trains the decoder of `autoencoder` on; `pose` sees frames through both. `clips` writes the videos that base and
+stages are trained on. `ship` writes the folder that the package ships.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
             made = fit_encoders(folder, **settings)
             made = made and {name: part.half() if hasattr(part, "half") else part for name, part in made.items()}
         case "pose":
-            made = {} if fit_pose(folder, **settings) else None
+            made = {} if fit_pose(folder, components, **settings) else None
         case _:
             if options.latents is None:
                 parser.error("base: give --latents, a folder that `steadydancer cache --preset toydance` wrote")

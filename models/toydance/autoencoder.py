@@ -120,7 +120,7 @@ def clip_psnr(frames: np.ndarray, truth: np.ndarray) -> float:
 
 def evaluate(vae: Any, dancers: np.ndarray, skeletons: np.ndarray) -> dict[str, float]:
     """Return the PSNR in dB of unseen clips, of their first frames, and of skeletons."""
-    decoded, drawn = ([_round_trip(vae, clip) for clip in clips] for clips in (dancers, skeletons))
+    decoded, drawn = ([round_trip(vae, clip) for clip in clips] for clips in (dancers, skeletons))
     return {
         "psnr_db": float(np.mean([clip_psnr(a, b) for a, b in zip(decoded, dancers, strict=True)])),
         "first_frame_psnr_db": float(np.mean([clip_psnr(a[:1], b[:1]) for a, b in zip(decoded, dancers, strict=True)])),
@@ -132,7 +132,7 @@ def _mean(vae: Any, pixels: Tensor) -> Tensor:
     return encode_at_once(vae, pixels).chunk(2, dim=1)[0]
 
 
-def _round_trip(vae: Any, clip: np.ndarray) -> np.ndarray:
+def round_trip(vae: Any, clip: np.ndarray) -> np.ndarray:
     """Encode and decode frames uint8 [F, H, W, 3]."""
     pair = np.stack([clip, clip[:, :, ::-1]])  # two at a time are faster than one
     pixels = torch.from_numpy(pair).permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)

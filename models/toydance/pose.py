@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..components import load_components
+from .autoencoder import round_trip
 from .clips import TRAINING_SEED, UNSEEN_SEED
 from .fitting import fit
 from .pose_data import MEAN, STD, LabelledFrame, crop_example, detection_example, labelled_frames
@@ -29,9 +32,14 @@ DETECTOR_FILE, KEYPOINT_FILE = "yolox_l.onnx", "dw-ll_ucoco_384.onnx"
 """The names that `DWPose` looks for."""
 
 
-def fit_pose(folder: Path, *, steps: int, learning_rate: float, minutes: float, num_clips: int = 4000) -> bool:
-    """Fit both networks in `folder` and write `folder/onnx`; return False if time ran out."""
-    frames, unseen = _draw(TRAINING_SEED, num_clips), _draw(UNSEEN_SEED, 64)
+def fit_pose(
+    folder: Path, components: Path, *, steps: int, learning_rate: float, minutes: float, num_clips: int = 4000
+) -> bool:
+    """Fit both networks in `folder` and write `folder/onnx`; return False if time ran out.
+
+    `components` has the autoencoder through which some of the frames are seen.
+    """
+    frames, unseen = _draw(TRAINING_SEED, num_clips, components), _draw(UNSEEN_SEED, 64, components)
     torch.manual_seed(0)
     detector, network = PersonDetector(), KeypointNetwork()
 
@@ -103,7 +111,20 @@ def export(network: nn.Module, example: Tensor, path: Path, outputs: list[str]) 
         )
 
 
-def _draw(first_seed: int, num_clips: int) -> list[LabelledFrame]:
+def _draw(first_seed: int, num_clips: int, components: Path) -> list[LabelledFrame]:
     with ProcessPoolExecutor() as workers:
-        drawn = workers.map(labelled_frames, range(first_seed, first_seed + num_clips), chunksize=32)
+        draw = partial(_labelled, components=components)
+        drawn = workers.map(draw, range(first_seed, first_seed + num_clips), chunksize=32)
         return [frame for frames in drawn for frame in frames]
+
+
+@torch.no_grad()
+def _labelled(seed: int, components: Path) -> list[LabelledFrame]:
+    return labelled_frames(seed, partial(round_trip, _autoencoder(components)))
+
+
+@cache
+def _autoencoder(components: Path) -> Any:
+    """Load the autoencoder once in each process, on one thread: workers are as many as cores."""
+    torch.set_num_threads(1)
+    return load_components(str(components), ("vae",))["vae"].eval()

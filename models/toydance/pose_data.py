@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -10,13 +11,15 @@ import numpy as np
 from ...datasets.skeleton import PoseSequence
 from ...datasets.toydance.clip import toy_clip
 from ..pose.dwpose import COCO_FACE, COCO_HANDS, COCO_JOINTS
-from .clips import FPS, difficulty_of
+from .clips import FPS, SIDE_PX, difficulty_of
 from .pose_networks import CROP_HEIGHT, CROP_WIDTH, DETECTOR_SIDE, NUM_KEYPOINTS
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RTMPose's, in BGR order as the release passes them
 PADDING = 1.25  # RTMPose's: a crop is larger than its box
 ENLARGED_PX = 256  # the release enlarges a frame to 1024 pixels; beyond this nothing changes at these crops
 SIDES_PX = (96, 96, 160)
+AUTOENCODED_SHARE = 0.5
+"""Of the clips with the side of a render, those that are seen through the autoencoder, as renders are."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +32,21 @@ class LabelledFrame:
     box: np.ndarray
 
 
-def labelled_frames(seed: int) -> list[LabelledFrame]:
-    """Draw clip `seed` and label four of its frames."""
+def labelled_frames(seed: int, autoencode: Callable[[np.ndarray], np.ndarray]) -> list[LabelledFrame]:
+    """Draw clip `seed` and label four of its frames. `autoencode` maps frames uint8 [F, H, W, 3] to as many."""
     rng = np.random.default_rng([seed, 5])
     side = int(rng.choice(SIDES_PX))
     clip = toy_clip(seed, difficulty_of(seed), 33, side, FPS)
+    chosen = np.sort(rng.choice(33, 4, replace=False))
+    pictures = autoencode(clip.frames) if side == SIDE_PX and rng.random() < AUTOENCODED_SHARE else clip.frames
     frames = []
-    for k in np.sort(rng.choice(33, 4, replace=False)):
+    for k in chosen:
         points, visible = whole_body(clip.pose[k : k + 1])
         rows, columns = np.nonzero(clip.masks[k])
         if len(rows) < 20:
             continue
         box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float64) / side
-        frames.append(LabelledFrame(clip.frames[k], points[0], visible[0], box))
+        frames.append(LabelledFrame(pictures[k], points[0], visible[0], box))
     return frames
 
 

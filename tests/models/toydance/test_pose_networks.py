@@ -10,7 +10,13 @@ from torch import Tensor
 from steadydancer.datasets.toydance import toy_clip
 from steadydancer.models.pose.dwpose import DWPose
 from steadydancer.models.toydance.pose import DETECTOR_FILE, KEYPOINT_FILE, export
-from steadydancer.models.toydance.pose_data import LabelledFrame, crop_example, detection_example, whole_body
+from steadydancer.models.toydance.pose_data import (
+    LabelledFrame,
+    crop_example,
+    detection_example,
+    labelled_frames,
+    whole_body,
+)
 from steadydancer.models.toydance.pose_networks import (
     CROP_HEIGHT,
     CROP_WIDTH,
@@ -147,3 +153,16 @@ def test_the_keypoint_loss_is_least_at_the_true_place() -> None:
     assert here < places(34, 40.25) and here < places(30.25, 44)
     hidden = keypoint_loss(network, crops, torch.zeros(1, 133, 2), ~visible)
     assert hidden["places"] == 0 and hidden["visibility"] > 5
+
+
+def test_half_of_the_clips_of_a_renders_size_are_seen_through_the_autoencoder() -> None:
+    changed: dict[int, list[bool]] = {96: [], 160: []}
+    for seed in range(60):
+        plain, seen = labelled_frames(seed, lambda frames: frames), labelled_frames(seed, lambda frames: 255 - frames)
+        for one, other in zip(plain, seen, strict=True):
+            np.testing.assert_array_equal(one.points, other.points)
+        if plain:
+            differ = [not np.array_equal(one.picture, other.picture) for one, other in zip(plain, seen, strict=True)]
+            assert len(set(differ)) == 1  # all frames of a clip, or none
+            changed[len(plain[0].picture)].append(differ[0])
+    assert 0.3 < np.mean(changed[96]) < 0.7 and not any(changed[160])
