@@ -1,7 +1,7 @@
 """Make the small networks: `python -m steadydancer.models.toydance PART --out DIR`, in the order of `STEPS`.
 
-`decoder` trains the decoder of `autoencoder` on; `pose` sees frames through both. `clips` writes the videos that base and
-stages are trained on. `ship` writes the folder that the package ships.
+`decoder` trains the decoder of `autoencoder` on; `pose` sees frames through both. `clips` writes the videos that base
+and stages are trained on. `ship` writes the folder that the package ships.
 """
 
 from __future__ import annotations
