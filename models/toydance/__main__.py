@@ -1,7 +1,7 @@
 """Make the small networks: `python -m steadydancer.models.toydance PART --out DIR`, in the order of `STEPS`.
 
-`decoder` trains the decoder of `autoencoder` on; `pose` sees frames through both. `clips` writes the videos that base
-and stages are trained on. `ship` writes the folder that the package ships.
+`pose` sees a third of its frames through the autoencoder; `decoder` trains the autoencoder's decoder on. `clips` writes
+the videos that base and stages are trained on. `ship` writes the folder that the package ships.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .pose import fit_pose
 from .shipping import ship
 from .training_clips import write_training_clips
 
-STEPS = {"autoencoder": 7000, "decoder": 4000, "encoders": 1200, "pose": 4000, "base": 1000}
-LEARNING_RATES = {"autoencoder": 1.2e-3, "decoder": 1e-3, "encoders": 2e-3, "pose": 2e-3, "base": 3e-3}
+STEPS = {"autoencoder": 7000, "pose": 4000, "decoder": 4000, "encoders": 1200, "base": 1000}
+LEARNING_RATES = {"autoencoder": 1.2e-3, "pose": 2e-3, "decoder": 1e-3, "encoders": 2e-3, "base": 3e-3}
 
 
 def main() -> None:
