@@ -13,12 +13,12 @@ from typing import Any
 from prefect import get_run_logger
 from prefect import task as prefect_task
 
-from .. import SteadyDancerError
+from .. import SteadyDancerError, TemporaryError
 from ..datasets.artifact import Artifact
 from ..datasets.artifact_lookup import find_artifact
 from ..datasets.benchmarks import read_benchmark
 from ..datasets.schema import Row
-from ..datasets.storage import Location, StoreUnavailableError, state_folder
+from ..datasets.storage import Location, state_folder
 from ..datasets.storage.atomic import write_json
 from ..datasets.storage.digests import json_digest
 from ..pipelines.cache.config import CacheConfig
@@ -28,9 +28,9 @@ from ..pipelines.evaluate.imported import ScoreFile
 from ..pipelines.evaluate.sources import Source
 from ..pipelines.render import job as render_job
 from ..pipelines.runtime.job_server import JobUnknown
-from ..pipelines.runtime.packets import JobInterrupted
 from ..pipelines.runtime.runner import Engine
 from ..pipelines.runtime.submit import JobFailed, Order, submit_job
+from ..pipelines.train.resume.stop import TrainingStopped
 from .presets import Run
 from .run_state import RunState
 
@@ -41,10 +41,15 @@ _ran: set[str] = set()  # flow runs for which this process has seen a job to its
 
 
 def _may_pass(task: Any, task_run: Any, state: Any) -> bool:
-    """Return whether a failed task is tried again: its job was lost or stopped, not refused, or the store is away."""
+    """Return whether a failed task is tried again: its job was lost, not refused, or the store is away.
+
+    A training that was asked to stop stays stopped.
+    """
     try:
         state.result()
-    except (JobUnknown, JobInterrupted, StoreUnavailableError):
+    except TrainingStopped:
+        return False
+    except (JobUnknown, TemporaryError):
         return True
     except Exception as error:
         return isinstance(error, JobFailed) and error.is_temporary

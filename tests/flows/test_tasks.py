@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from steadydancer import SteadyDancerError
 from steadydancer.datasets import artifact_lookup
-from steadydancer.datasets.artifact import Artifact
+from steadydancer.datasets.artifact import Artifact, ArtifactInUseError
 from steadydancer.datasets.shards import dataset as shards
 from steadydancer.datasets.storage import StorageError, StoreUnavailableError, location
 from steadydancer.datasets.storage.atomic import write_json
@@ -35,6 +35,7 @@ from steadydancer.pipelines.runtime.job_server import JobUnknown
 from steadydancer.pipelines.runtime.packets import JobInterrupted
 from steadydancer.pipelines.runtime.submit import JobFailed, Order
 from steadydancer.pipelines.train import job as train_job
+from steadydancer.pipelines.train.resume.stop import TrainingStopped, WorkerLost
 
 JOBS = {"curate": curate_job, "cache": cache_job, "train": train_job, "render": render_job, "evaluate": evaluate_job}
 
@@ -281,6 +282,9 @@ def test_a_training_without_workers_is_not_sent_to_a_cluster(submitted: Submitte
         (JobUnknown("gone"), True),
         (JobInterrupted("the store does not answer"), True),
         (StoreUnavailableError(5, "cannot be reached", "s3://bucket/x"), True),
+        (WorkerLost("out of memory"), True),
+        (ArtifactInUseError("another process writes it"), True),
+        (TrainingStopped("on request"), False),
         (StorageError(5, "access denied", "s3://bucket/x"), False),
         (SteadyDancerError("wrong"), False),
     ],
