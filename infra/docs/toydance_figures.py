@@ -65,7 +65,8 @@ def zero_shot() -> None:
 
 def curves() -> None:
     """Draw the loss of each fit and stage over its steps, on a logarithmic scale."""
-    width, height, parts = 190, 120, ("autoencoder", "encoders", "detector", "keypoints", "base", *CHECKPOINTS)
+    fits = ("autoencoder", "decoder", "encoders", "detector", "keypoints", "base")
+    width, height, parts = 190, 120, (*fits, *CHECKPOINTS)
     drawing = Drawing(5 * (width + 20) + 10, 2 * (height + 50) + 10, "Loss of each part over its steps")
     for k, name in enumerate(parts):
         left, top = 20 + k % 5 * (width + 20), 30 + k // 5 * (height + 50)

@@ -62,6 +62,7 @@ def ship(fitted: Path, stages: Path, out: Path) -> int:
     with atomic_folder(out) as aside:
         for name in FITTED:
             shutil.copytree(fitted / "components" / name, aside / name)
+            _forget_place(aside / name / "config.json")
         flow_scheduler(FLOW_SHIFT).save_pretrained(aside / "scheduler")
         (aside / "pose").mkdir()
         for file in sorted((fitted / "pose" / "onnx").glob("*.onnx")):
@@ -73,6 +74,14 @@ def ship(fitted: Path, stages: Path, out: Path) -> int:
         if size > MAX_BYTES:
             raise ValueError(f"the folder has {size / 1e6:.1f} MB, but the package ships at most {MAX_BYTES / 1e6:.0f}")
     return size
+
+
+def _forget_place(config: Path) -> None:
+    """Remove the folder from which diffusers loaded a component that was trained on."""
+    if config.is_file():
+        fields = json.loads(config.read_text())
+        if fields.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
 
 
 def ship_curves(fitted: Path, stages: Path, out: Path) -> None:

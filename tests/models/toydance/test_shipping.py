@@ -23,6 +23,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fitted")
     parts = tiny_components(0)
     save_components({name: parts[name] for name in shipping.FITTED}, folder / "components")
+    # As `decoder` leaves it: loaded from a place, trained on, and saved there again.
+    load_components(folder / "components", ("vae",))["vae"].save_pretrained(folder / "components" / "vae")
     (folder / "pose/onnx").mkdir(parents=True)
     for name in (DETECTOR_FILE, KEYPOINT_FILE):
         torch.manual_seed(len(name))
@@ -51,6 +53,9 @@ def test_the_shipped_folder_is_complete_in_half_precision_and_names_no_place(fit
     size = ship(fitted, out)
     assert size == sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     require_shipped(out)
+    assert "_name_or_path" in (fitted / "components/vae/config.json").read_text()
+    for config in out.rglob("config.json"):
+        assert "_name_or_path" not in config.read_text(), config
     assert load_components(out, ("scheduler",))["scheduler"].config.flow_shift == 3.0
     made = load_components(fitted / "stages/stage3/checkpoint", ("transformer",), kind="steadydancer")["transformer"]
     read = load_components(out / "stage3", ("transformer",), kind="steadydancer")["transformer"]
