@@ -41,7 +41,7 @@ _ran: set[str] = set()  # flow runs for which this process has seen a job to its
 
 
 def _may_pass(task: Any, task_run: Any, state: Any) -> bool:
-    """Return whether a failed task is tried again: its job was lost, not refused, or the store is away.
+    """Return whether a failed task is tried again: after a temporary error, or if the server does not know its job.
 
     A training that was asked to stop stays stopped.
     """

@@ -127,4 +127,4 @@ def _labelled(seed: int, components: Path) -> list[LabelledFrame]:
 def _autoencoder(components: Path) -> Any:
     """Load the autoencoder once in each process, on one thread: workers are as many as cores."""
     torch.set_num_threads(1)
-    return load_components(str(components), ("vae",))["vae"].eval()
+    return load_components(str(components), ("vae",))["vae"]

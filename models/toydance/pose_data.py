@@ -19,7 +19,7 @@ PADDING = 1.25  # RTMPose's: a crop is larger than its box
 ENLARGED_PX = 256  # the release enlarges a frame to 1024 pixels; beyond this nothing changes at these crops
 SIDES_PX = (96, 96, 160)
 AUTOENCODED_SHARE = 0.5
-"""Of the clips with the side of a render, those that are seen through the autoencoder, as renders are."""
+"""Share of the clips of a render's size that pass through the autoencoder first, because renders do."""
 
 
 @dataclass(frozen=True)

@@ -77,11 +77,11 @@ def ship(fitted: Path, stages: Path, out: Path) -> int:
 
 
 def _forget_place(config: Path) -> None:
-    """Remove the folder from which diffusers loaded a component that was trained on."""
+    """Remove the folder that diffusers writes into the configuration of a component that it loaded."""
     if config.is_file():
         fields = json.loads(config.read_text())
         if fields.pop("_name_or_path", None) is not None:
-            config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+            write_json(config, fields)
 
 
 def ship_curves(fitted: Path, stages: Path, out: Path) -> None:

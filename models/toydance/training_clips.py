@@ -10,8 +10,8 @@ from .clips import FILE_SIDES_PX, FPS, TRAINING_SEED
 
 CLIPS_PER_SET = 50
 NUM_FRAMES = 37  # curation cuts clips of 33
-SETS = (("easy",) * 41 + ("standard",) * 5 + ("hard",) * 2) * 3
-"""Difficulty of each set: about the shares of `clips.MIXTURE`. The base was trained on the first third."""
+SETS = ("easy",) * 41 + ("standard",) * 5 + ("hard",) * 2
+"""Difficulty of each set: about the shares of `clips.MIXTURE`."""
 
 
 def write_training_clips(folder: Path, sets: tuple[str, ...] = SETS, clips_per_set: int = CLIPS_PER_SET) -> None:
